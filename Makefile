@@ -1,0 +1,91 @@
+# `make demo` and `make test` need Python 3.11 or later and make; they set up the rest in .venv, once.
+# Overridable: PYTHON=python3.12, WORKERS=4, ARGS="--help".
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+READY := $(VENV)/.ready
+
+# One thread a worker: several pools of threads on the same cores slow each other down.
+TEST_SETTINGS := TF_CPP_MIN_LOG_LEVEL=2 TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1
+PYTEST := $(TEST_SETTINGS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+JAX_TESTS = $(wildcard tests/losses tests/models tests/test_contract.py)
+JAX_TESTS_FAST = $(wildcard tests/losses)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format benchmark notebooks wheel check-wheel clean distclean
+.DELETE_ON_ERROR:
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, compare, export to TF Lite
+	$(BIN)/keras-distill demo $(ARGS)
+
+# The run on JAX comes first, so that the output ends with the main run's closing line.
+test: $(READY)-test  ## Run the whole suite, and on JAX what runs there (35 minutes at most on 2 cores)
+	$(if $(JAX_TESTS),KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow" $(JAX_TESTS))
+	$(PYTEST) $(ARGS)
+
+test-fast: $(READY)-test  ## Run the suite without its slow tests
+	$(if $(JAX_TESTS_FAST),KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow and not slow" $(JAX_TESTS_FAST))
+	$(PYTEST) -m "not slow" $(ARGS)
+
+lint: $(READY)-dev  ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)-dev  ## Mend style and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)-test  ## Measure the speed of distillation against its floor
+	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+notebooks: $(READY)-test  ## Generate the notebooks from their scripts and execute them
+	$(BIN)/python scripts/make_notebooks.py $(ARGS)
+
+wheel: $(READY)-test  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+check-wheel: wheel  ## Install the wheel's demo extra into an empty environment and run it
+	@set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	wheel=$$(ls -t dist/keras_distill-*.whl | head -n 1); \
+	echo "Installing $$wheel[demo] into an empty environment"; \
+	$(PYTHON) -m venv "$$place/venv"; \
+	"$$place/venv/bin/python" -m pip --quiet --disable-pip-version-check install "$$wheel[demo]" -c constraints.txt; \
+	cd "$$place"; venv/bin/keras-distill --version; venv/bin/keras-distill demo --help
+
+clean:  ## Remove build results and caches
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find keras_distill tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove the environment too
+	rm -rf $(VENV)
+
+# Set-up. A stamp for each extra: newer than what it was installed from, so a second call installs
+# nothing. `dev` holds `test`, and `test` holds `demo`; the larger one stamps the smaller ones too.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Expected Python 3.11 or later. Received: PYTHON=$(PYTHON). Call `make PYTHON=python3.12 ...`.'; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+INSTALL = @echo 'Installing keras-distill[$(1)] into $(VENV) (once; a few minutes)'; \
+	$(PIP) install --editable ".[$(1)]" --constraint constraints.txt
+
+$(READY)-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(call INSTALL,demo)
+	@touch $@
+
+$(READY)-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(call INSTALL,test)
+	@touch $(READY)-demo $@
+
+$(READY)-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(call INSTALL,dev)
+	@touch $(READY)-demo $(READY)-test $@

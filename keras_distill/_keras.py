@@ -1,0 +1,138 @@
+"""Every private Keras name that the library leans on, in one place.
+
+Each has a test in `tests/test_keras_internals.py` that tells when Keras changes it.
+"""
+
+import re
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask
+from keras.src.backend import set_keras_mask
+from keras.src.losses.loss import reduce_weighted_values
+from keras.src.losses.loss import scale_loss_for_distribution
+from keras.src.losses.loss import unscale_loss_for_distribution
+from keras.src.models.functional import Functional
+from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+
+__all__ = [
+    "Functional",
+    "call_loss",
+    "first_inputs",
+    "flatten_layers",
+    "get_keras_mask",
+    "is_empty",
+    "register_tree_node",
+    "scale_loss_for_distribution",
+    "set_keras_mask",
+    "to_snake_case",
+    "unlocked",
+    "unpack_x_y_sample_weight",
+    "unscale_loss_for_distribution",
+]
+
+
+def to_snake_case(name):
+    """`SoftTargets` -> `soft_targets`, `DIST` -> `dist`."""
+    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+
+
+def call_loss(loss, y_true, y_pred, sample_weight=None, always_reduce=False):
+    """`keras.losses.Loss.__call__`, with three differences.
+
+    * Integers (labels, ids) keep their dtype: Keras casts all of `y_true` to the loss's
+      float dtype, in which ids above 2**24 collide.
+    * A loss that returns one number for the batch is divided by the number of replicas and
+      weighed by the mean weight.
+    * With `always_reduce`, `reduction=None` means the mean: a training step needs one number.
+    """
+
+    def convert(x):
+        x = ops.convert_to_tensor(x)
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
+            return ops.cast(x, loss.dtype)
+        return x
+
+    mask = None if isinstance(y_pred, (tuple, list, dict)) else get_keras_mask(y_pred)
+    with keras.name_scope(loss.name):
+        values = loss.call(
+            keras.tree.map_structure(convert, y_true),
+            keras.tree.map_structure(convert, y_pred),
+        )
+        values = ops.convert_to_tensor(values, dtype=loss.dtype)
+        reduction = loss.reduction
+        if always_reduce and reduction in (None, "none"):
+            reduction = "sum_over_batch_size"
+        if len(values.shape) == 0:
+            return _reduce_scalar(values, sample_weight, reduction)
+        return reduce_weighted_values(
+            values,
+            sample_weight=sample_weight,
+            mask=mask,
+            reduction=reduction,
+            dtype=loss.dtype,
+        )
+
+
+def _reduce_scalar(value, sample_weight, reduction):
+    """A loss that is one number for the batch: Keras would not divide it by the replicas."""
+    if sample_weight is not None:
+        value = value * ops.mean(ops.cast(sample_weight, value.dtype))
+    return value if reduction == "sum" else scale_loss_for_distribution(value)
+
+
+def flatten_layers(layer):
+    """`layer` and all the layers below it, each once."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def register_tree_node(cls, flatten, unflatten):
+    """Makes `cls` a node of Keras's trees (optree's "keras" namespace)."""
+    import optree
+
+    optree.register_pytree_node(cls, flatten, unflatten, namespace="keras")
+
+
+def is_empty(x):
+    """Whether a data set, an array or a structure of arrays is known to hold nothing."""
+    if hasattr(x, "cardinality"):
+        return int(x.cardinality()) == 0
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches == 0
+    arrays = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
+    return bool(arrays) and len(arrays[0].shape) > 0 and arrays[0].shape[0] == 0
+
+
+def first_inputs(x, rows=8):
+    """The inputs of the first few samples, or `None` where looking would use them up."""
+    if hasattr(x, "element_spec") and hasattr(x, "take"):
+        for element in x.take(1):
+            return _head_rows(unpack_x_y_sample_weight(element)[0], rows)
+    if isinstance(x, keras.utils.PyDataset):
+        return _head_rows(unpack_x_y_sample_weight(x[0])[0], rows)
+    leaves = keras.tree.flatten(x)
+    if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
+        return _head_rows(x, rows)
+    return None
+
+
+def _head_rows(structure, rows):
+    return keras.tree.map_structure(lambda leaf: leaf[:rows], structure)
+
+
+def unlocked(layer):
+    """A context in which a built layer takes another sub-layer."""
+    return _Unlocked(layer)
+
+
+class _Unlocked:
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __enter__(self):
+        self.layer._tracker.unlock()
+
+    def __exit__(self, *error):
+        if self.layer.built:
+            self.layer._lock_state()

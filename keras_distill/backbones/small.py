@@ -1,0 +1,55 @@
+"""Little convolutional networks, for small images and quick runs (the demo's)."""
+
+import keras
+from keras import layers
+
+from keras_distill import _checks
+
+
+def small_cnn(
+    input_shape=(8, 8, 1),
+    classes=10,
+    channels=32,
+    dropout=0.0,
+    classifier_activation=None,
+    name=None,
+):
+    """Builds a network of three 3x3 convolutions, 2x2 pooling, and a dense head.
+
+    For images from 8 x 8 (digits) to 32 x 32. Layers "stem", "stage1", "stage2", "pool" and
+    "head" can be tapped; the stages have 1 and 2 times the channels and half and a quarter
+    of the height and width.
+
+    Args:
+        input_shape: Shape of an image, `(height, width, channels)`, at least 4 x 4.
+        classes: Number of classes.
+        channels: Channels of the stem: 32 for a teacher of digits, 4 for a student.
+        dropout: Rate of the dropout before the head.
+        classifier_activation: Activation of the head. Defaults to none: logits.
+        name: Name of the model. Defaults to "small_cnn_CHANNELS".
+
+    Returns:
+        A functional `keras.Model`.
+    """
+    channels = _checks.positive_integer("channels", channels)
+    classes = _checks.positive_integer("classes", classes)
+    if len(input_shape) != 3 or any(s is not None and s < 4 for s in input_shape[:2]):
+        expected = "`input_shape` to be (height, width, channels), at least 4 x 4"
+        raise ValueError(_checks.message(expected, "input_shape", input_shape))
+    inputs = keras.Input(input_shape, name="image")
+    x = _block(inputs, channels, "stem")
+    x = layers.MaxPooling2D(name="stem_pool")(x)
+    x = _block(x, channels, "stage1")
+    x = layers.MaxPooling2D(name="stage1_pool")(x)
+    x = _block(x, 2 * channels, "stage2")
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Dense(classes, activation=classifier_activation, name="head")(x)
+    return keras.Model(inputs, x, name=name or f"small_cnn_{channels}")
+
+
+def _block(x, channels, name):
+    x = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return layers.Activation("relu", name=name)(x)

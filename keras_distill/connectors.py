@@ -1,0 +1,179 @@
+"""Layers that fit a student's feature to a teacher's: channels, space, tokens.
+
+A connector stands on the student's side only, is trained and saved with the wrapper, and is
+never exported with the student.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+
+
+def adaptive_average_matrix(size, target):
+    """The (target, size) matrix that averages `size` cells down to `target`.
+
+    Cell i covers the rows floor(i * size / target) .. ceil((i + 1) * size / target) - 1, which
+    overlap where `target` does not divide `size`.
+    """
+    import numpy as np
+
+    matrix = np.zeros((target, size), "float32")
+    for i in range(target):
+        first, last = i * size // target, math.ceil((i + 1) * size / target)
+        matrix[i, first:last] = 1.0 / (last - first)
+    return matrix
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Resize(keras.layers.Layer):
+    """Brings the space axes of a feature, (batch, ..., channels), to `target`.
+
+    An axis that is larger is averaged down with the adaptive cells of
+    `adaptive_average_matrix`; one that is smaller is interpolated linearly (cell centres
+    aligned, edges held).
+
+    Args:
+        target: Sizes of the axes between the first and the last: `(H, W)` or `(tokens,)`.
+    """
+
+    def __init__(self, target, **kwargs):
+        super().__init__(**kwargs)
+        self.target = tuple(int(size) for size in target)
+
+    def call(self, inputs):
+        outputs = inputs
+        for axis, target in enumerate(self.target, start=1):
+            size = outputs.shape[axis]
+            if size == target:
+                continue
+            matrix = (
+                adaptive_average_matrix(size, target)
+                if size > target
+                else _linear_matrix(size, target)
+            )
+            moved = ops.moveaxis(outputs, axis, -1)
+            moved = ops.matmul(moved, ops.cast(matrix.T, outputs.dtype))
+            outputs = ops.moveaxis(moved, -1, axis)
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.target, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "target": list(self.target)}
+
+
+def _linear_matrix(size, target):
+    """The (target, size) matrix of linear interpolation between cell centres."""
+    import numpy as np
+
+    matrix = np.zeros((target, size), "float32")
+    for i in range(target):
+        position = min(max((i + 0.5) * size / target - 0.5, 0.0), size - 1.0)
+        low = int(position)
+        high = min(low + 1, size - 1)
+        matrix[i, low] += 1.0 - (position - low)
+        matrix[i, high] += position - low
+    return matrix
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class TokensToMap(keras.layers.Layer):
+    """(batch, height * width [+ leading tokens], channels) to (batch, height, width, channels).
+
+    Tokens in front of the grid (a class token, a distillation token) are dropped.
+    """
+
+    def __init__(self, height, width, **kwargs):
+        super().__init__(**kwargs)
+        self.height = int(height)
+        self.width = int(width)
+
+    def call(self, inputs):
+        grid = inputs[:, inputs.shape[1] - self.height * self.width :, :]
+        return ops.reshape(grid, (-1, self.height, self.width, inputs.shape[-1]))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.height, self.width, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "height": self.height, "width": self.width}
+
+
+def automatic(student_shape, teacher_shape, name=None):
+    """The layer that `Term(connector="auto")` puts on the student's side.
+
+    The order is: rank (a map against a vector is pooled; tokens on a square grid against a map
+    are laid out as one; a map against tokens is flattened), then space (`Resize`), then
+    channels (a 1x1 convolution or a dense layer without activation and with bias).
+
+    Args:
+        student_shape: Shape of the student's feature, batch first, `None` for unknown.
+        teacher_shape: Shape of the teacher's feature.
+        name: Name for the layer.
+
+    Returns:
+        A built `keras.Sequential`, or `None` where the shapes already agree.
+
+    Raises:
+        ValueError: Where the shapes cannot be fitted or an axis that must be known is not.
+    """
+    student_shape, teacher_shape = tuple(student_shape), tuple(teacher_shape)
+    if student_shape[1:] == teacher_shape[1:]:
+        return None
+    layers = _fit_rank(student_shape, teacher_shape)
+    shape = student_shape
+    for layer in layers:
+        shape = layer.compute_output_shape(shape)
+    if len(shape) > 2 and tuple(shape[1:-1]) != teacher_shape[1:-1]:
+        if None in shape[1:-1] or None in teacher_shape[1:-1]:
+            raise ValueError(
+                _checks.message(
+                    "known sizes on both sides for `connector='auto'`",
+                    "student_shape, teacher_shape",
+                    (student_shape, teacher_shape),
+                    "Build both models with fixed input sizes, or pass a layer as `connector`.",
+                )
+            )
+        layers.append(Resize(teacher_shape[1:-1], dtype="float32"))
+        shape = layers[-1].compute_output_shape(shape)
+    channels = teacher_shape[-1]
+    if shape[-1] != channels:
+        if len(shape) == 4:
+            layers.append(keras.layers.Conv2D(channels, 1, dtype="float32", name="project"))
+        else:
+            layers.append(keras.layers.Dense(channels, dtype="float32", name="project"))
+    connector = keras.Sequential(layers, name=name)
+    connector.build(student_shape)
+    return connector
+
+
+def _fit_rank(student_shape, teacher_shape):
+    student_rank, teacher_rank = len(student_shape), len(teacher_shape)
+    if student_rank == teacher_rank:
+        return []
+    if teacher_rank == 2 and student_rank == 4:
+        return [keras.layers.GlobalAveragePooling2D(dtype="float32")]
+    if teacher_rank == 2 and student_rank == 3:
+        return [keras.layers.GlobalAveragePooling1D(dtype="float32")]
+    if teacher_rank == 3 and student_rank == 4 and None not in student_shape[1:3]:
+        return [
+            keras.layers.Reshape(
+                (student_shape[1] * student_shape[2], student_shape[3]), dtype="float32"
+            )
+        ]
+    if teacher_rank == 4 and student_rank == 3 and student_shape[1] is not None:
+        side = math.isqrt(student_shape[1])
+        if side > 0 and student_shape[1] - side * side <= 2:
+            return [TokensToMap(side, side, dtype="float32")]
+    raise ValueError(
+        _checks.message(
+            "features that `connector='auto'` can fit (maps, tokens on a square grid, vectors)",
+            "student_shape, teacher_shape",
+            (student_shape, teacher_shape),
+            "Pass a layer of your own as `connector`.",
+        )
+    )

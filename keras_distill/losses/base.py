@@ -1,0 +1,72 @@
+"""What every distillation loss is: a `keras.losses.Loss` of (teacher, student)."""
+
+import keras
+from keras import ops
+
+from keras_distill import _keras
+
+
+class DistillationLoss(keras.losses.Loss):
+    """Base class of the losses in `keras_distill.losses`.
+
+    Called as `loss(teacher_outputs, student_outputs, sample_weight=None)`: the teacher is
+    the target (`y_true`), the student the prediction (`y_pred`). `call` returns one value
+    for each prediction, shape `logits.shape[:-1]` for response losses and `(batch,)` for
+    losses of features, and Keras does the rest: it reduces, weighs and masks, and divides
+    by the number of replicas.
+
+    A subclass calls `super().__init__(**kwargs)`, keeps one attribute for each argument
+    and returns them from `get_config`.
+
+    Class attributes, which say what a loss asks of the wrapper:
+        needs_labels: `call` takes `y_true=(teacher_outputs, labels)`.
+        needs_ids: `call` takes `y_true=(teacher_outputs, ids)` (after the labels, where
+            both are asked), the ids of the samples.
+        shift_invariant: adding one constant to all of a row's logits changes nothing, so
+            that log-probabilities serve as well as logits.
+        on_logits: the loss compares the scores of classes (a response loss). The wrapper
+            hands it logits, taken before a softmax or sigmoid head.
+
+    Args:
+        name: Name of the loss, under which a wrapper logs it. Defaults to the class's
+            name in snake case.
+        reduction: As in `keras.losses.Loss`.
+        dtype: As in `keras.losses.Loss`; by default float32 whatever the dtype policy.
+    """
+
+    needs_labels = False
+    needs_ids = False
+    shift_invariant = False
+    on_logits = False
+
+    def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
+        super().__init__(
+            name=name or _keras.to_snake_case(type(self).__name__),
+            reduction=reduction,
+            dtype=dtype or _loss_dtype(),
+        )
+
+    def __call__(self, teacher_outputs, student_outputs, sample_weight=None):
+        return _keras.call_loss(self, teacher_outputs, student_outputs, sample_weight)
+
+    def get_config(self):
+        config = super().get_config()
+        if self.dtype != _loss_dtype():
+            config["dtype"] = self.dtype
+        return config
+
+
+def _loss_dtype():
+    """Float32, or float64 where that is Keras's floatx: never a half precision."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
+
+
+def class_scores(logits):
+    """Logits over at least two classes: a one-unit head `z` becomes the pair `[0, z]`.
+
+    `softmax([0, z])` is `[1 - sigmoid(z), sigmoid(z)]`, so that every loss over classes
+    holds for a sigmoid head too.
+    """
+    if logits.shape[-1] == 1:
+        return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+    return logits

@@ -1,0 +1,372 @@
+"""What all wrappers share: the training step, the total loss, logs, saving."""
+
+import contextlib
+from typing import Any
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+from keras_distill import _keras
+from keras_distill import distribution
+from keras_distill._files import written_beside
+from keras_distill.data.targets import Targets
+from keras_distill.models import labels as label_rules
+
+
+class Outputs(NamedTuple):
+    """What a wrapper's forward gives in training; told from a model's own dict by its type.
+
+    Attributes:
+        prediction: The outputs that loss and metrics see.
+        terms: What the terms compare, in a form of the wrapper's own.
+    """
+
+    prediction: Any
+    terms: Any
+
+
+class DistillationModel(keras.Model):
+    """Base class of the wrappers.
+
+    A subclass gives:
+        `forward(inputs, training)`: an `Outputs`, from one forward of each network;
+        `infer(inputs)`: the prediction of the model that is evaluated and exported;
+        `term_values(outputs, targets, sample_weight)`: a list of `(name, value, weight)`;
+        `inference_model`: the Keras model that `export` takes.
+
+    and may set `student_loss_weight` (the factor of the label loss in training).
+
+    Args:
+        term_names: Names of the terms, each of which gets a log of its own.
+        name, dtype: As in `keras.Model`.
+    """
+
+    frozen_attributes = ()
+
+    def __init__(self, term_names, name=None, dtype=None, **kwargs):
+        super().__init__(name=name, dtype=dtype, autocast=False, **kwargs)
+        self.student_loss_weight = 1.0
+        self._collects_terms = False
+        self._hides_frozen = False
+        self._evaluate_terms = None
+        self._compiled_loss = None
+        self._label_loss_tracker = keras.metrics.Mean(name="label_loss")
+        self._term_trackers = [keras.metrics.Mean(name=name) for name in term_names]
+
+    # Forward.
+
+    def call(self, inputs, training=None):
+        """The prediction; in training, an `Outputs` with all that the terms need."""
+        if training or self._collects_terms:
+            return self.forward(inputs, training=bool(training))
+        return self.infer(inputs)
+
+    def forward(self, inputs, training):
+        """Runs each network once. Returns `Outputs`."""
+        raise NotImplementedError(f"{type(self).__name__} gives no `forward`.")
+
+    def infer(self, inputs):
+        """Runs the inference model alone."""
+        raise NotImplementedError(f"{type(self).__name__} gives no `infer`.")
+
+    def term_values(self, outputs, targets, sample_weight):
+        """Returns `[(name, reduced value, weight), ...]`."""
+        raise NotImplementedError(f"{type(self).__name__} gives no `term_values`.")
+
+    @property
+    def inference_model(self):
+        """The Keras model that is exported."""
+        raise NotImplementedError(f"{type(self).__name__} gives no `inference_model`.")
+
+    # Loss and logs.
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        evaluate_terms=None,
+        **kwargs,
+    ):
+        """Configures the wrapper; as `keras.Model.compile`, for the inference model.
+
+        Args:
+            optimizer, loss, loss_weights, metrics, weighted_metrics: As in Keras. `loss` is
+                the label loss; `None` trains on the terms alone.
+            evaluate_terms: Whether `evaluate` and validation add the terms to the loss, with
+                a teacher forward. Defaults to `False`, and to `True` where `loss` is `None`.
+            **kwargs: As in Keras (`run_eagerly`, `steps_per_execution`, `jit_compile`,
+                `auto_scale_loss`).
+        """
+        self.check_label_loss(loss)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        self._compiled_loss = loss
+        self._evaluate_terms = evaluate_terms
+        if self.built and self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def check_label_loss(self, loss):
+        """Raises where a compiled loss contradicts the head; subclasses know the head."""
+
+    @property
+    def evaluate_terms(self):
+        """Whether `evaluate` adds the terms to the loss."""
+        return self._compiled_loss is None if self._evaluate_terms is None else self._evaluate_terms
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return {**config, "evaluate_terms": self._evaluate_terms} if config else config
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss, the model's regularisers, and the weighted terms.
+
+        On more than one replica every part is divided by their number, as Keras does, and
+        every log is of the undivided value.
+        """
+        outputs = y_pred if isinstance(y_pred, Outputs) else None
+        prediction = y_pred if outputs is None else outputs.prediction
+        targets = as_targets(y)
+        rows = batch_size(prediction)
+        losses = []
+        if outputs is None:
+            label_loss = self.label_loss(targets.labels, prediction, sample_weight)
+        else:
+            label_loss = self.training_label_loss(targets.labels, outputs, sample_weight)
+        if label_loss is not None:
+            self._log(self._label_loss_tracker, label_loss, rows)
+            losses.append(label_loss if outputs is None else label_loss * self.student_loss_weight)
+        losses.extend(self._aggregate_additional_loss(loss) for loss in self.losses)
+        if outputs is not None:
+            values = self.term_values(outputs, targets, sample_weight)
+            for tracker, (_, value, weight) in zip(self._term_trackers, values):
+                self._log(tracker, value, rows)
+                losses.append(ops.cast(value, "float32") * weight)
+        if not losses:
+            return ops.zeros(())
+        return sum(ops.cast(loss, "float32") for loss in losses)
+
+    def training_label_loss(self, labels, outputs, sample_weight):
+        """The label loss of a training step; several networks override it."""
+        return self.label_loss(labels, outputs.prediction, sample_weight)
+
+    def label_loss(self, labels, prediction, sample_weight):
+        """The compiled loss of the labelled samples; `None` where there is none."""
+        if self._compile_loss is None:
+            return None
+        if labels is None:
+            raise ValueError(
+                "Expected labels for the compiled `loss`. Received: y=None. Compile with "
+                "loss=None to train on the terms alone."
+            )
+        labels, sample_weight, _ = label_rules.leave_out_unlabelled(
+            self._compiled_loss, labels, prediction, sample_weight
+        )
+        return self._compile_loss(labels, prediction, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        outputs = y_pred if isinstance(y_pred, Outputs) else None
+        prediction = y_pred if outputs is None else outputs.prediction
+        labels = as_targets(y).labels
+        if self._compile_metrics is not None:
+            if labels is None:
+                raise ValueError(
+                    "Expected labels for the compiled `metrics`. Received: y=None. Compile "
+                    "without metrics to train on the terms alone."
+                )
+            labels, sample_weight, masks = label_rules.leave_out_unlabelled(
+                self._compiled_loss, labels, prediction, sample_weight
+            )
+            prediction = label_rules.masked_prediction(prediction, masks)
+            self._compile_metrics.update_state(labels, prediction, sample_weight)
+        logs = self.get_metrics_result()
+        silent = [] if outputs is not None else [self._label_loss_tracker, *self._term_trackers]
+        if self._compile_loss is None:
+            silent.append(self._label_loss_tracker)
+        return {name: value for name, value in logs.items() if name not in {m.name for m in silent}}
+
+    @staticmethod
+    def _log(tracker, value, rows):
+        tracker.update_state(_keras.unscale_loss_for_distribution(value), sample_weight=rows)
+
+    # Steps.
+
+    def train_step(self, *args):
+        """One update. Keras compiles it; on other backends it is Keras's own step."""
+        if not distribution.is_tensorflow():
+            return super().train_step(*args)
+        import tensorflow as tf
+
+        x, y, sample_weight = _keras.unpack_x_y_sample_weight(*args)
+        trained = self.trainable_variables
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in trained])
+            outputs = self(x, training=True)
+            loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
+            self._log(self._loss_tracker, loss, batch_size(outputs.prediction))
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, [variable.value for variable in trained])
+        self.optimizer.apply_gradients(zip(gradients, trained))
+        logs = self.compute_metrics(x, y, outputs, sample_weight)
+        return distribution.logs_for_reduction(logs, self.distribute_strategy)
+
+    def test_step(self, *args):
+        """One batch of `evaluate`: the inference model alone, unless `evaluate_terms`."""
+        with self._collecting_terms(self.evaluate_terms):
+            logs = super().test_step(*args)
+        if not distribution.is_tensorflow():
+            return logs
+        return distribution.logs_for_reduction(logs, self.distribute_strategy)
+
+    @contextlib.contextmanager
+    def _collecting_terms(self, collects):
+        before, self._collects_terms = self._collects_terms, collects
+        try:
+            yield
+        finally:
+            self._collects_terms = before
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`; checks what only the data can tell before any training."""
+        self.check_data(x, y)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`: `loss` is what the inference model alone would give."""
+        if self.compiled and self.evaluate_terms:
+            self.check_data(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`."""
+        self.check_data(x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def check_data(self, x, y):
+        """Raises where the data is empty; subclasses add what they need to know of it."""
+        if _keras.is_empty(x):
+            raise ValueError(
+                "Expected `x` to hold samples. Received an empty data set. Check the path, the "
+                "split or the filter that made it."
+            )
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras reduces the first batch eagerly, which MultiWorkerMirroredStrategy refuses
+        # (keras issue 20585): hand over this process's first copy of it instead.
+        strategy = self._distribute_strategy if distribution.is_tensorflow() else None
+        if iterator is not None and distribution.in_several_processes(strategy):
+            for _, _, batches in iterator:
+                data_batch = keras.tree.map_structure(distribution.first_local, next(batches))
+                break
+            iterator = None
+        return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    # Variables: the frozen networks are state, never trained, and left untouched.
+
+    @property
+    def frozen_variables(self):
+        """Variables of the frozen networks."""
+        variables = []
+        for name in self.frozen_attributes:
+            network = getattr(self, name, None)
+            if network is not None:
+                variables.extend(network.variables)
+        return variables
+
+    @property
+    def trainable_variables(self):
+        frozen = {id(variable) for variable in self.frozen_variables}
+        return [v for v in super().trainable_variables if id(v) not in frozen]
+
+    @property
+    def non_trainable_variables(self):
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trained]
+
+    @property
+    def trainable_weights(self):
+        frozen = {id(variable) for variable in self.frozen_variables}
+        return [v for v in super().trainable_weights if id(v) not in frozen]
+
+    @property
+    def non_trainable_weights(self):
+        trained = {id(variable) for variable in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+    # Saving and export.
+
+    def __dir__(self):
+        # Keras's saver finds state through dir(). The inference model is a view, not state; a
+        # weights file omits the frozen networks.
+        hidden = {"inference_model"}
+        if self.__dict__.get("_hides_frozen"):
+            hidden.update(self.frozen_attributes)
+        return [name for name in super().__dir__() if name not in hidden]
+
+    @contextlib.contextmanager
+    def without_frozen(self):
+        """Inside, the saver and `get_config` see no frozen network."""
+        before, self._hides_frozen = self._hides_frozen, True
+        try:
+            yield
+        finally:
+            self._hides_frozen = before
+
+    def save_weights(self, filepath, **kwargs):
+        """As `keras.Model.save_weights`; the frozen networks are left out."""
+        with written_beside(filepath) as temporary, self.without_frozen():
+            super().save_weights(temporary, **kwargs)
+
+    def load_weights(self, filepath, **kwargs):
+        """As `keras.Model.load_weights`; the frozen networks stay as they are."""
+        with self.without_frozen():
+            super().load_weights(filepath, **kwargs)
+
+    def save(self, filepath, include_teacher=True, **kwargs):
+        """As `keras.Model.save`, written beside and renamed, with all that `fit` needs.
+
+        Args:
+            filepath: A path that ends in `.keras`.
+            include_teacher: Whether the frozen networks are saved too. Without them, the
+                loaded wrapper predicts and evaluates, and `fit` asks for a teacher.
+            **kwargs: As in Keras.
+        """
+        path = str(filepath)
+        if not path.endswith(".keras"):
+            raise ValueError(
+                _checks.message("`filepath` to end in '.keras'", "filepath", path)
+            )
+        with written_beside(path) as temporary:
+            if include_teacher:
+                super().save(temporary, **kwargs)
+            else:
+                with self.without_frozen():
+                    super().save(temporary, **kwargs)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):
+        """As `keras.Model.export`, of the inference model alone."""
+        return self.inference_model.export(filepath, format=format, **kwargs)
+
+
+def as_targets(y):
+    """`y` itself where it is a `Targets`, else `y` as the labels of one."""
+    return y if isinstance(y, Targets) else Targets(labels=y)
+
+
+def batch_size(prediction):
+    """The number of rows of the first output."""
+    return ops.shape(keras.tree.flatten(prediction)[0])[0]

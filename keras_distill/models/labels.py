@@ -1,0 +1,195 @@
+"""The label loss: what it expects of the head, and labels that are missing."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_distill import _keras
+from keras_distill.models.network import LOGITS
+from keras_distill.models.network import OPEN
+from keras_distill.models.network import PROBABILITIES
+from keras_distill.models.network import SIGMOID
+from keras_distill.models.network import SOFTMAX
+
+CROSS_ENTROPIES = (
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+    "binary_crossentropy",
+    "categorical_focal_crossentropy",
+    "binary_focal_crossentropy",
+)
+CLASS_ID_LOSSES = (
+    "sparse_categorical_crossentropy",
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+)
+
+
+def loss_name(loss):
+    """Snake-case name of a loss given as a string, a class instance or a function."""
+    if isinstance(loss, str):
+        return _keras.to_snake_case(loss)
+    if isinstance(loss, keras.losses.Loss):
+        return _keras.to_snake_case(type(loss).__name__)
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def from_logits_of(loss):
+    """Whether a cross-entropy reads logits; `None` for any other loss.
+
+    Strings and bare functions of Keras read probabilities.
+    """
+    if loss_name(loss) not in CROSS_ENTROPIES:
+        return None
+    if isinstance(loss, keras.losses.Loss):
+        return bool(loss.get_config().get("from_logits", False))
+    return False
+
+
+def losses_by_output(loss, count):
+    """The compiled loss of each of `count` outputs, in the order of the flattened outputs.
+
+    A dict is taken in the order of its sorted keys, as Keras's trees flatten it.
+    """
+    if loss is None:
+        return [None] * count
+    if isinstance(loss, dict):
+        values = [loss[key] for key in sorted(loss)]
+    elif isinstance(loss, (list, tuple)):
+        values = list(loss)
+    else:
+        return [loss] * count
+    return values if len(values) == count else [None] * count
+
+
+def check_heads(loss, heads, role="student"):
+    """Raises where a compiled cross-entropy contradicts the head that it reads.
+
+    Args:
+        loss: What the user gave to `compile`.
+        heads: The network's heads, one an output; "open" ones are passed over.
+        role: The network's name in the message.
+    """
+    for one, head in zip(losses_by_output(loss, len(heads)), heads):
+        from_logits = from_logits_of(one)
+        if from_logits is None or head == OPEN:
+            continue
+        if from_logits and head in (SOFTMAX, SIGMOID, PROBABILITIES):
+            ends = "returns probabilities" if head == PROBABILITIES else f"ends in a {head}"
+            raise ValueError(
+                f"Expected a `loss` that reads probabilities, for the {role} {ends}. Received: "
+                f"{loss_name(one)} with from_logits=True. Pass from_logits=False, or end the "
+                f"{role} in logits."
+            )
+        if not from_logits and head == LOGITS:
+            raise ValueError(
+                f"Expected a `loss` that reads logits, for the {role} ends without a softmax or "
+                f"sigmoid. Received: loss={_shown(one)}, which reads probabilities. Pass "
+                f"keras.losses.{_class_name(one)}(from_logits=True)."
+            )
+
+
+def check_class_ids(loss, labels, output_shapes):
+    """Raises where arrays of class ids name a class that the head does not have.
+
+    Only NumPy arrays are looked at: a data set is not read through before training.
+    """
+    if output_shapes is None or not isinstance(labels, np.ndarray) or len(output_shapes) != 1:
+        return
+    classes = output_shapes[0][-1]
+    if loss is None or loss_name(loss) != "sparse_categorical_crossentropy" or not labels.size:
+        return
+    if classes is not None and (labels.max() >= classes or labels.min() < -1):
+        raise ValueError(
+            f"Expected labels from 0 to {classes - 1} (or -1 for none), for the model has "
+            f"{classes} classes. Received: y from {labels.min()} to {labels.max()}."
+        )
+
+
+def leave_out_unlabelled(loss, labels, prediction, sample_weight):
+    """Gives samples labelled -1 the weight 0 in the label loss.
+
+    Only where the compiled loss reads class ids (sparse categorical, or binary on one unit):
+    elsewhere -1 is a value like any other.
+
+    Args:
+        loss: What the user gave to `compile`.
+        labels: Labels, in the structure of the outputs.
+        prediction: The network's outputs.
+        sample_weight: Weights or `None`.
+
+    Returns:
+        `(labels, sample_weight, masks)`: labels with 0 in place of -1, the weights, and one
+        mask an output (`None` where nothing was looked for).
+    """
+    flat_labels = keras.tree.flatten(labels)
+    flat_predictions = keras.tree.flatten(prediction)
+    losses = losses_by_output(loss, len(flat_predictions))
+    none = [None] * len(flat_predictions)
+    if len(flat_labels) != len(flat_predictions):
+        return labels, sample_weight, none
+    reads = [
+        one is not None and _reads_class_ids(one, y, p)
+        for one, y, p in zip(losses, flat_labels, flat_predictions)
+    ]
+    if not any(reads):
+        return labels, sample_weight, none
+    weights = keras.tree.flatten(sample_weight) if sample_weight is not None else [None]
+    if len(weights) != len(flat_labels):
+        weights = weights[:1] * len(flat_labels)
+    masks = list(none)
+    for i, y in enumerate(flat_labels):
+        if not reads[i]:
+            continue
+        known = y >= 0
+        flat_labels[i] = ops.where(known, y, ops.zeros_like(y))
+        if len(known.shape) == len(flat_predictions[i].shape) and known.shape[-1] == 1:
+            known = ops.squeeze(known, axis=-1)
+        masks[i] = known
+        weights[i] = _weigh(known, weights[i])
+    labels = keras.tree.pack_sequence_as(labels, flat_labels)
+    if not keras.tree.is_nested(labels):
+        return labels, weights[0], masks
+    return labels, keras.tree.pack_sequence_as(prediction, weights), masks
+
+
+def masked_prediction(prediction, masks):
+    """Copies of the outputs whose Keras mask leaves out the unlabelled, for the metrics."""
+    if all(mask is None for mask in masks):
+        return prediction
+    flat = []
+    for value, known in zip(keras.tree.flatten(prediction), masks):
+        if known is not None:
+            mask = _keras.get_keras_mask(value)
+            value = ops.copy(value)
+            _keras.set_keras_mask(value, known if mask is None else known & ops.cast(mask, "bool"))
+        flat.append(value)
+    return keras.tree.pack_sequence_as(prediction, flat)
+
+
+def _reads_class_ids(loss, labels, prediction):
+    if loss_name(loss) not in CLASS_ID_LOSSES or labels is None:
+        return False
+    if loss_name(loss) == "sparse_categorical_crossentropy":
+        return True
+    return prediction.shape[-1] == 1
+
+
+def _weigh(known, weight):
+    known = ops.cast(known, "float32")
+    if weight is None:
+        return known
+    weight = ops.cast(weight, "float32")
+    if len(weight.shape) == len(known.shape) + 1:
+        weight = ops.squeeze(weight, axis=-1)
+    while len(weight.shape) < len(known.shape):
+        weight = ops.expand_dims(weight, -1)
+    return weight * known
+
+
+def _class_name(loss):
+    return "".join(part.capitalize() for part in loss_name(loss).split("_"))
+
+
+def _shown(loss):
+    return repr(loss) if isinstance(loss, str) else loss_name(loss)

@@ -1,0 +1,133 @@
+"""Several networks with an optimizer each, as one Keras optimizer."""
+
+import keras
+
+from keras_distill import _checks
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class PerNetworkOptimizer(keras.optimizers.Optimizer):
+    """One optimizer a network, behind the face of a single one.
+
+    Building and applying are routed by variable, so that each network has state of its own:
+    its own momenta, its own `global_clipnorm`, its own averages. `learning_rate` reads the
+    first optimizer's and sets all. Being a `keras.optimizers.Optimizer`, it saves, works with
+    callbacks, schedules and loss scaling, and on every backend.
+
+    Args:
+        optimizers: The optimizers, one a network, in the order of the groups.
+        name: Name of the container.
+    """
+
+    def __init__(self, optimizers, name="per_network"):
+        self._inner_ready = False
+        super().__init__(learning_rate=0.0, name=name)
+        if not optimizers:
+            raise ValueError(
+                _checks.message("at least one optimizer", "optimizers", optimizers)
+            )
+        self.optimizers = [keras.optimizers.get(optimizer) for optimizer in optimizers]
+        self._groups = None
+        self._inner_ready = True
+
+    @classmethod
+    def copies_of(cls, optimizer, count):
+        """`count` fresh optimizers with the configuration of `optimizer`."""
+        config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
+        return cls([keras.optimizers.deserialize(config) for _ in range(count)])
+
+    def route(self, groups):
+        """Says which variables belong to which optimizer.
+
+        Args:
+            groups: One list of trainable variables an optimizer.
+        """
+        if len(groups) != len(self.optimizers):
+            raise ValueError(
+                f"Expected one optimizer a network. Received: {len(self.optimizers)} optimizers "
+                f"for {len(groups)} networks."
+            )
+        self._groups = [list(group) for group in groups]
+
+    def build(self, trainable_variables):
+        if self.built:
+            return
+        if self._groups is None:
+            self.route([list(trainable_variables)])
+        known = {id(v) for v in trainable_variables}
+        with keras.name_scope(self.name):
+            for optimizer, group in zip(self.optimizers, self._groups):
+                group[:] = [v for v in group if id(v) in known]
+                optimizer.build(group)
+        self._trainable_variables = list(trainable_variables)
+        self.built = True
+
+    @property
+    def variables(self):
+        found = list(self._variables)
+        for optimizer in self.optimizers if self._inner_ready else ():
+            found.extend(optimizer.variables)
+        return found
+
+    def apply(self, grads, trainable_variables=None):
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        trainable_variables = list(trainable_variables)
+        if not self.built:
+            self.build(trainable_variables)
+        by_id = {id(v): g for g, v in zip(grads, trainable_variables)}
+        for optimizer, group in zip(self.optimizers, self._groups):
+            pairs = [(by_id[id(v)], v) for v in group if id(v) in by_id]
+            if pairs:
+                optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
+        return self.iterations
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        mapping = [
+            *zip(self._trainable_variables, trainable_variables),
+            *zip(self.variables, optimizer_variables),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.apply(list(grads))
+        trained = [
+            value if (value := scope.get_current_value(v)) is not None else given
+            for v, given in zip(self._trainable_variables, trainable_variables)
+        ]
+        state = [
+            value if (value := scope.get_current_value(v)) is not None else given
+            for v, given in zip(self.variables, optimizer_variables)
+        ]
+        return trained, state
+
+    def scale_loss(self, loss):
+        return self.optimizers[0].scale_loss(loss)
+
+    def finalize_variable_values(self, var_list):
+        for optimizer, group in zip(self.optimizers, self._groups or []):
+            optimizer.finalize_variable_values(group)
+
+    @property
+    def iterations(self):
+        return self.optimizers[0].iterations if self._inner_ready else self._iterations
+
+    @property
+    def learning_rate(self):
+        return self.optimizers[0].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        for optimizer in self.optimizers if self._inner_ready else ():
+            optimizer.learning_rate = value
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "optimizers": [keras.optimizers.serialize(o) for o in self.optimizers],
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(
+            [keras.optimizers.deserialize(o, custom_objects) for o in config["optimizers"]],
+            name=config.get("name", "per_network"),
+        )

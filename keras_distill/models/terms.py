@@ -1,0 +1,394 @@
+"""A term wires a loss: which layers of teacher and student it compares, and how much."""
+
+import copy
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+from keras_distill import _keras
+from keras_distill import connectors
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.losses.feature import Hint
+from keras_distill.schedules import Schedule
+
+PROBABILITY_LOSSES = (
+    "kl_divergence",
+    "kullback_leibler_divergence",
+    "categorical_crossentropy",
+    "binary_crossentropy",
+    "categorical_focal_crossentropy",
+    "binary_focal_crossentropy",
+    "sparse_categorical_crossentropy",
+    "poisson",
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Term:
+    """One distillation loss and its wiring.
+
+    Args:
+        loss: A loss of `keras_distill.losses`, any `keras.losses.Loss`, the name of a Keras
+            loss, or a plain function of (teacher, student) that returns one value a
+            prediction, or one for the batch (a mean). All are right on replicas.
+        teacher: Path of the teacher's layer ("backbone/stage2"), a list of paths for a loss
+            of several maps, or `None` for the predictions. With several outputs, `None`
+            compares each output with its counterpart and sums.
+        student: The student's layer or layers, as `teacher`.
+        weight: Factor of the term in the total: a number, 0 or more, or a
+            `keras_distill.schedules.Schedule` of `optimizer.iterations`. Defaults to 1.
+        temperature: Overrides the loss's temperature: a positive number or a schedule.
+            Needs a loss that has one.
+        connector: What fits the student's feature to the teacher's: `None`, "auto"
+            (`keras_distill.connectors.automatic`), a Keras layer, or a list with one entry
+            a layer. Stands on the student's side, is trained and saved with the wrapper.
+        name: Name in the logs. Defaults to the loss's name.
+
+    The wrapper copies the term. `wrapper.terms[i].weight` and `.temperature` are variables
+    that a callback may `assign`, without a retrace: at each epoch on every backend, at each
+    batch on TensorFlow.
+    """
+
+    def __init__(
+        self,
+        loss,
+        teacher=None,
+        student=None,
+        weight=1.0,
+        temperature=None,
+        connector=None,
+        name=None,
+    ):
+        self.loss = as_loss(loss)
+        self.teacher = teacher
+        self.student = student
+        self.weight = _number_or_schedule("weight", weight, _checks.non_negative)
+        self.temperature = (
+            None
+            if temperature is None
+            else _number_or_schedule("temperature", temperature, _checks.positive)
+        )
+        self.connector = connector
+        self.name = name or self.loss.name
+        self._check_wiring()
+
+    def _check_wiring(self):
+        for side in ("teacher", "student"):
+            for path in _paths(getattr(self, side)):
+                _checks.instance(side, path, str, "the path of a layer, or a list of paths")
+        if (self.teacher is None) != (self.student is None):
+            given = "teacher" if self.teacher is not None else "student"
+            raise ValueError(
+                "Expected `teacher` and `student` of a Term to be both paths or both None (the "
+                f"predictions). Received: only {given}={getattr(self, given)!r}."
+            )
+        if len(_paths(self.teacher)) != len(_paths(self.student)):
+            raise ValueError(
+                "Expected as many teacher paths as student paths in a Term. Received: "
+                f"teacher={self.teacher!r}, student={self.student!r}."
+            )
+        if self.connector is not None and self.teacher is None:
+            raise ValueError(
+                _checks.message(
+                    "`connector` only in a Term on features (with `teacher` and `student`)",
+                    "connector",
+                    self.connector,
+                    "Class counts that differ are aligned by the Distiller's `class_map`.",
+                )
+            )
+        for part in _as_list(self.connector):
+            if part != "auto" and part is not None:
+                _checks.instance("connector", part, keras.Layer, 'None, "auto" or a Keras layer')
+        if self.temperature is not None and not hasattr(self.loss, "temperature"):
+            raise ValueError(
+                _checks.message(
+                    f"no `temperature` for {type(self.loss).__name__}, which has none",
+                    "temperature",
+                    self.temperature,
+                    "Use a loss with a temperature, such as keras_distill.losses.SoftTargets.",
+                )
+            )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "loss": serialize(self.loss),
+            "teacher": self.teacher,
+            "student": self.student,
+            "weight": serialize(self.weight) if callable(self.weight) else self.weight,
+            "temperature": (
+                serialize(self.temperature) if callable(self.temperature) else self.temperature
+            ),
+            "connector": (
+                self.connector
+                if self.connector in (None, "auto")
+                else keras.tree.map_structure(
+                    lambda part: serialize(part) if isinstance(part, keras.Layer) else part,
+                    self.connector,
+                )
+            ),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for key in ("loss", "weight", "temperature", "connector"):
+            config[key] = _deserialize(config[key])
+        return cls(**config)
+
+    def __repr__(self):
+        where = "" if self.teacher is None else f", {self.teacher!r} -> {self.student!r}"
+        return f"Term({self.name}{where}, weight={self.weight!r})"
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class FunctionLoss(DistillationLoss):
+    """A plain function of (teacher, student) as a loss.
+
+    Args:
+        fn: A function that returns one value a prediction, or a scalar (a mean over the
+            batch). To be saved, it must be registered with
+            `keras.saving.register_keras_serializable` or be a function of Keras.
+    """
+
+    def __init__(self, fn, name=None, **kwargs):
+        name = name or getattr(fn, "__name__", "")
+        super().__init__(name=name if name.isidentifier() else "function_loss", **kwargs)
+        self.fn = fn
+
+    def call(self, y_true, y_pred):
+        return self.fn(y_true, y_pred)
+
+    def get_config(self):
+        return {**super().get_config(), "fn": keras.saving.serialize_keras_object(self.fn)}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["fn"] = _deserialize(config["fn"])
+        return cls(**config)
+
+
+def as_loss(loss):
+    """A `keras.losses.Loss` from a loss, a Keras loss's name, or a function."""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            loss = None
+        if loss is None:
+            raise ValueError(
+                "Expected `loss` to be a loss of keras_distill.losses, a keras.losses.Loss, "
+                "the name of a Keras loss, or a function of (teacher, student). Received an "
+                "unknown name. Call e.g. Term(keras_distill.losses.SoftTargets())."
+            )
+    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
+        raise TypeError(
+            _checks.message("`loss` to be an instance", "loss", loss.__name__, "Call the class.")
+        )
+    if isinstance(loss, keras.losses.Loss):
+        return loss
+    if callable(loss):
+        return FunctionLoss(loss)
+    raise TypeError(
+        _checks.message(
+            "`loss` to be a keras.losses.Loss, the name of a Keras loss, or a function of "
+            "(teacher, student)",
+            "loss",
+            loss,
+        )
+    )
+
+
+def expects_probabilities(loss):
+    """Whether a loss of Keras itself compares probabilities rather than logits."""
+    if isinstance(loss, FunctionLoss):
+        return getattr(loss.fn, "__name__", "") in PROBABILITY_LOSSES
+    return _keras.to_snake_case(type(loss).__name__) in PROBABILITY_LOSSES + ("kldivergence",)
+
+
+class BoundTerm(keras.layers.Layer):
+    """A term inside a wrapper: owns its weight, its temperature and its connectors.
+
+    A Keras layer, so that these are tracked, trained and saved with the wrapper.
+
+    Attributes:
+        weight: A scalar variable, or the schedule that the term was given.
+        temperature: `None`, a scalar variable, or a schedule.
+    """
+
+    def __init__(self, term, name):
+        super().__init__(name=name, dtype="float32", autocast=False)
+        self._term = copy.copy(term)
+        self.teacher_paths = _paths(term.teacher)
+        self.student_paths = _paths(term.student)
+        self.loss = term.loss
+        self.weight = self._scalar("weight", term.weight)
+        self.temperature = None
+        if term.temperature is not None:
+            self.temperature = self._scalar("temperature", term.temperature)
+            self.loss = copy.copy(term.loss)
+        self.connectors = None
+        self.on_features = term.teacher is not None
+        self.built = True
+
+    def _scalar(self, name, value):
+        if callable(value):
+            return value
+        return self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(value), trainable=False, name=name
+        )
+
+    @property
+    def is_automatic(self):
+        """Whether a connector still waits for the teacher's shape."""
+        return "auto" in _as_list(self._term.connector)
+
+    def connect(self, teacher_shapes, student_shapes):
+        """Builds the connectors for features of these shapes (lists, one entry a path).
+
+        `teacher_shapes` is `None` where no teacher is there and no connector is "auto".
+        """
+        parts = _as_list(self._term.connector) or [None]
+        if len(parts) == 1:
+            parts = parts * len(student_shapes)
+        if len(parts) != len(student_shapes):
+            raise ValueError(
+                f"Expected one connector, or one for each of the {len(student_shapes)} layers of "
+                f"the term {self.name!r}. Received: {len(parts)} connectors."
+            )
+        connectors_ = []
+        teacher_shapes = teacher_shapes or [None] * len(student_shapes)
+        for i, (part, student, teacher) in enumerate(zip(parts, student_shapes, teacher_shapes)):
+            if part == "auto":
+                part = connectors.automatic(student, teacher, name=f"{self.name}_connector_{i}")
+            elif part is not None and not part.built:
+                part.build(student)
+            connectors_.append(part)
+            self._check_shapes(part, student, teacher)
+        self.connectors = connectors_
+        self._term.connector = connectors_ if len(connectors_) > 1 else connectors_[0]
+
+    def _check_shapes(self, part, student, teacher):
+        if part is not None or teacher is None or not isinstance(self.loss, Hint):
+            return
+        known = [(s, t) for s, t in zip(student[1:], teacher[1:]) if s is not None and t is not None]
+        if len(student) != len(teacher) or any(s != t for s, t in known):
+            raise ValueError(
+                f"Expected features of the same shape for the term {self.name!r}. Received: "
+                f"teacher {tuple(teacher)}, student {tuple(student)}. "
+                "Pass connector='auto' to fit the student's feature to the teacher's."
+            )
+
+    def connected(self, features, training):
+        """The student's features after the connectors, masked positions zeroed."""
+        outputs = []
+        for feature, connector in zip(features, self.connectors or [None] * len(features)):
+            feature = zero_masked(feature)
+            if connector is not None:
+                feature = connector(feature, training=training)
+            outputs.append(feature)
+        return outputs
+
+    def current_weight(self, step):
+        """The weight at this step, a float32 scalar."""
+        return ops.cast(self.weight(step) if callable(self.weight) else self.weight, "float32")
+
+    def current_temperature(self, step):
+        """The temperature at this step, or the loss's own; `None` where there is none."""
+        if self.temperature is None:
+            return getattr(self.loss, "temperature", None)
+        if callable(self.temperature):
+            return self.temperature(step)
+        return ops.convert_to_tensor(self.temperature)
+
+    def value(self, teacher, student, labels, sample_weight, step):
+        """The reduced loss of one pair, divided by the number of replicas as Keras does.
+
+        Args:
+            teacher: The teacher's tensor, or a tuple of features.
+            student: The student's, alike.
+            labels: Labels, for losses that need them, else `None`.
+            sample_weight: Keras's sample weights or `None`.
+            step: `optimizer.iterations`.
+        """
+        loss = self.loss
+        if self.temperature is not None:
+            loss = copy.copy(self.loss)
+            loss.temperature = self.current_temperature(step)
+        target = teacher
+        if getattr(loss, "needs_labels", False):
+            target, sample_weight = with_labels(self.name, teacher, labels, sample_weight)
+        if self.on_features:
+            sample_weight = per_sample(sample_weight)
+        if type(loss).__call__ in (keras.losses.Loss.__call__, DistillationLoss.__call__):
+            return _keras.call_loss(loss, target, student, sample_weight, always_reduce=True)
+        return loss(target, student, sample_weight=sample_weight)
+
+    def get_config(self):
+        """The config of the term, its automatic connectors resolved."""
+        return self._term.get_config()
+
+
+def with_labels(name, teacher, labels, sample_weight):
+    """`(teacher, labels)` and weights that leave out the samples labelled -1."""
+    if labels is None:
+        raise ValueError(
+            f"Expected labels for the term {name!r}, whose loss needs them. Received: y=None. "
+            "Give `fit` labels, or use a loss without, such as SoftTargets."
+        )
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == len(teacher.shape) and labels.shape[-1] == teacher.shape[-1] != 1:
+        return (teacher, labels), sample_weight
+    if len(labels.shape) == len(teacher.shape):
+        labels = ops.squeeze(labels, axis=-1)
+    known = ops.cast(labels >= 0, "float32")
+    labels = ops.cast(ops.maximum(labels, ops.zeros_like(labels)), "int32")
+    if sample_weight is None:
+        return (teacher, labels), known
+    sample_weight = ops.cast(sample_weight, "float32")
+    if len(sample_weight.shape) == len(known.shape) + 1:
+        sample_weight = ops.squeeze(sample_weight, axis=-1)
+    return (teacher, labels), sample_weight * known
+
+
+def per_sample(sample_weight):
+    """Weights of shape (batch,): weights of tokens or pixels are averaged over the sample."""
+    if sample_weight is None:
+        return None
+    sample_weight = ops.convert_to_tensor(sample_weight)
+    rank = len(sample_weight.shape)
+    return sample_weight if rank <= 1 else ops.mean(sample_weight, axis=tuple(range(1, rank)))
+
+
+def zero_masked(feature):
+    """The feature without its Keras mask, masked positions set to 0."""
+    mask = _keras.get_keras_mask(feature)
+    if mask is None:
+        return feature
+    mask = ops.cast(mask, feature.dtype)
+    while len(mask.shape) < len(feature.shape):
+        mask = ops.expand_dims(mask, -1)
+    return feature * mask
+
+
+def _number_or_schedule(name, value, check):
+    return value if isinstance(value, Schedule) else check(name, value)
+
+
+def _as_list(value):
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _paths(paths):
+    return _as_list(paths)
+
+
+def _deserialize(value):
+    if isinstance(value, (list, tuple)):
+        return [_deserialize(part) for part in value]
+    return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value

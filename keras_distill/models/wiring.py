@@ -1,0 +1,137 @@
+"""How networks, terms and label sets fit together: the checks and the class map."""
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+from keras_distill import _keras
+from keras_distill.models.network import PROBABILITIES
+from keras_distill.models.network import SIGMOID
+from keras_distill.models.network import SOFTMAX
+from keras_distill.models.terms import Term
+
+
+def as_terms(losses):
+    """A list of `Term`s from a loss, a Term, or a list of them."""
+    losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    if not losses or any(loss is None for loss in losses):
+        raise ValueError(
+            _checks.message(
+                "at least one loss or Term",
+                "distillation_losses",
+                losses,
+                "Pass e.g. keras_distill.losses.SoftTargets(temperature=4.0).",
+            )
+        )
+    return [loss if isinstance(loss, Term) else Term(loss) for loss in losses]
+
+
+def unique_names(names, taken=()):
+    """The names, each made unique by a number where it comes again."""
+    seen, unique = set(taken), []
+    for name in names:
+        candidate, i = name, 1
+        while candidate in seen:
+            candidate, i = f"{name}_{i}", i + 1
+        seen.add(candidate)
+        unique.append(candidate)
+    return unique
+
+
+def dtype_policy_of(model):
+    """The policy that a wrapper of `model` takes: any mixed one among its layers, else its own."""
+    for layer in _keras.flatten_layers(model):
+        if layer.dtype_policy.name in ("mixed_float16", "mixed_bfloat16"):
+            return layer.dtype_policy
+    return model.dtype_policy
+
+
+def check_separate(teacher, student):
+    """Raises where the teacher is the student or shares variables with it."""
+    if teacher is student:
+        raise ValueError(
+            "Expected `teacher` and `student` to be two models. Received: the same model twice. "
+            "Clone it: keras.models.clone_model(model)."
+        )
+    own = {id(variable) for variable in student.variables}
+    shared = [variable.path for variable in teacher.variables if id(variable) in own]
+    if shared:
+        raise ValueError(
+            "Expected `teacher` and `student` to share no variables. Received: both hold "
+            f"{', '.join(shared[:3])}{' ...' if len(shared) > 3 else ''}. Clone the shared layers."
+        )
+
+
+def check_activation(term, role, head, units, activation):
+    """Raises where a loss over classes meets independent labels, or the reverse."""
+    if activation == SIGMOID and head == SOFTMAX:
+        raise ValueError(
+            f"Expected a sigmoid or linear head on the {role} for the term {term.name!r} with "
+            "activation='sigmoid' (independent labels). Received: a softmax head. Use "
+            "activation='softmax'."
+        )
+    if activation != SIGMOID and head == SIGMOID and units not in (None, 1):
+        raise ValueError(
+            f"Expected a softmax or linear head on the {role} for the term {term.name!r}, which "
+            f"compares classes. Received: a sigmoid head of {units} units (independent labels). "
+            "Use keras_distill.losses.SoftTargets(activation='sigmoid')."
+        )
+    if head == PROBABILITIES and not term.loss.shift_invariant and activation != SIGMOID:
+        raise ValueError(
+            f"Expected logits from the {role} for {type(term.loss).__name__}, which is not "
+            "invariant to a shift of the logits. Received: probabilities from a model without a "
+            "graph. Return logits, or use a loss such as SoftTargets."
+        )
+
+
+def normalized_class_map(class_map):
+    """`class_map` as a list (teacher's class or -1 for each student's class) or `None`."""
+    if class_map is None:
+        return None
+    if isinstance(class_map, dict):
+        entries = {int(student): int(teacher) for student, teacher in class_map.items()}
+        class_map = [entries.get(i, -1) for i in range(max(entries, default=-1) + 1)]
+    class_map = [int(teacher) for teacher in class_map]
+    known = [teacher for teacher in class_map if teacher >= 0]
+    if len(known) < 2 or len(set(known)) != len(known) or min(class_map) < -1:
+        raise ValueError(
+            _checks.message(
+                "`class_map` to name a different teacher's class for at least two of the "
+                "student's, and -1 elsewhere",
+                "class_map",
+                class_map,
+            )
+        )
+    return class_map
+
+
+def check_class_map(class_map, teacher_classes, student_classes):
+    """Raises where the map's classes do not exist."""
+    if teacher_classes is not None and max(class_map) >= teacher_classes:
+        raise ValueError(
+            f"Expected `class_map` to name classes below the teacher's {teacher_classes}. "
+            f"Received: {max(class_map)}."
+        )
+    if student_classes is not None and len(class_map) > student_classes:
+        raise ValueError(
+            f"Expected `class_map` to have at most the student's {student_classes} entries. "
+            f"Received: {len(class_map)}."
+        )
+
+
+def shared_classes(class_map, pair, labels, weights, loss):
+    """Logits of the classes that both know, and labels among them."""
+    student_index = [i for i, teacher in enumerate(class_map) if teacher >= 0]
+    teacher_index = [class_map[i] for i in student_index]
+    pair = (
+        ops.take(pair[0], teacher_index, axis=-1),
+        ops.take(pair[1], student_index, axis=-1),
+    )
+    if not loss.needs_labels or labels is None:
+        return pair, labels, weights
+    classes = max(len(class_map), 1)
+    table = [student_index.index(i) if i in student_index else -1 for i in range(classes)]
+    labels = ops.cast(labels, "int32")
+    inside = ops.logical_and(labels >= 0, labels < classes)
+    mapped = ops.take(ops.convert_to_tensor(table, dtype="int32"), ops.clip(labels, 0, classes - 1))
+    return pair, ops.where(inside, mapped, -1), weights

@@ -1,0 +1,95 @@
+"""Values that change with the step: for the weights and temperatures of terms.
+
+A schedule is a `keras.optimizers.schedules.LearningRateSchedule`, so that Keras's own
+(cosine, polynomial, piecewise) serve too. The step is `optimizer.iterations`: the number
+of updates that the optimizer has made, which a resumed run continues.
+"""
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Constant(Schedule):
+    """The same `value` at every step."""
+
+    def __init__(self, value):
+        self.value = _checks.finite("value", value)
+
+    def __call__(self, step):
+        return ops.convert_to_tensor(self.value, dtype="float32")
+
+    def get_config(self):
+        return {"value": self.value}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Linear(Schedule):
+    """From `start` to `end` in a straight line over `steps` updates, then `end`."""
+
+    def __init__(self, start, end, steps):
+        self.start = _checks.finite("start", start)
+        self.end = _checks.finite("end", end)
+        self.steps = _checks.positive_integer("steps", steps)
+
+    def __call__(self, step):
+        done = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
+        return self.start + (self.end - self.start) * done
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Cosine(Schedule):
+    """From `start` to `end` along half a cosine over `steps` updates, then `end`."""
+
+    def __init__(self, start, end, steps):
+        self.start = _checks.finite("start", start)
+        self.end = _checks.finite("end", end)
+        self.steps = _checks.positive_integer("steps", steps)
+
+    def __call__(self, step):
+        done = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
+        falling = 0.5 * (1.0 + ops.cos(3.141592653589793 * done))
+        return self.end + (self.start - self.end) * falling
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class WarmUp(Schedule):
+    """`value * min((step + 1) / steps, 1)`: DKD's and ReviewKD's warm-up, counted in updates.
+
+    The published codes count in epochs, from 1: give `steps = epochs * steps_per_epoch`.
+    """
+
+    def __init__(self, value, steps):
+        self.value = _checks.finite("value", value)
+        self.steps = _checks.positive_integer("steps", steps)
+
+    def __call__(self, step):
+        return self.value * ops.minimum((ops.cast(step, "float32") + 1.0) / self.steps, 1.0)
+
+    def get_config(self):
+        return {"value": self.value, "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class Stop(Schedule):
+    """`value` for the first `steps` updates, then 0: distillation that ends early."""
+
+    def __init__(self, value, steps):
+        self.value = _checks.finite("value", value)
+        self.steps = _checks.positive_integer("steps", steps)
+
+    def __call__(self, step):
+        return self.value * ops.cast(ops.cast(step, "float32") < self.steps, "float32")
+
+    def get_config(self):
+        return {"value": self.value, "steps": self.steps}

@@ -1,0 +1,68 @@
+"""What all tests share: two CPU devices, a seed, and global settings put back after each test."""
+
+import gc
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+LOGICAL_CPU_DEVICES = 2
+SEED = 1234
+
+on_tensorflow = keras.backend.backend() == "tensorflow"
+
+if on_tensorflow:
+    import tensorflow as tf
+
+    # Two replicas on one CPU, for MirroredStrategy. It has to happen before the first op runs.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration() for _ in range(LOGICAL_CPU_DEVICES)],
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what is marked `tensorflow` on the other backends."""
+    if on_tensorflow:
+        return
+    skip = pytest.mark.skip(reason=f"needs TensorFlow; runs on {keras.backend.backend()}")
+    for item in items:
+        if item.get_closest_marker("tensorflow"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seed_and_settings():
+    """Seeds Python, NumPy and the backend; puts Keras's global settings back afterwards."""
+    policy = keras.config.dtype_policy()
+    floatx = keras.config.floatx()
+    image_data_format = keras.config.image_data_format()
+    keras.utils.set_random_seed(SEED)
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(image_data_format)
+    if on_tensorflow and tf.config.functions_run_eagerly():
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_memory():
+    """Drops a module's models and traces before the next module starts."""
+    yield
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The folder of prepared TFDS data sets, from `TFDS_DATA_DIR`; skips where there is none."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder:
+        pytest.skip("TFDS_DATA_DIR is not set: no prepared data sets (mnist, cifar10, ...) here")
+    if not os.path.isdir(folder):
+        pytest.skip(f"TFDS_DATA_DIR={folder!r} is not a folder")
+    return folder
