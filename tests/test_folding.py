@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from keras import ops
 
+from keras_distill import _keras
 from keras_distill import folding
 from keras_distill import taps
 
@@ -37,7 +38,9 @@ def pair(convolution, batch_norm=None, shape=(8, 8, 4)):
 
 def folded_layers(model):
     return [
-        layer for layer in model._flatten_layers() if isinstance(layer, folding.FoldedConvolution)
+        layer
+        for layer in _keras.flatten_layers(model)
+        if isinstance(layer, folding.FoldedConvolution)
     ]
 
 

@@ -1,7 +1,8 @@
 """Comparing the outputs of a network and of its exported file, batch by batch."""
 
-import keras
 import numpy as np
+
+from keras_distill.heads import head_of
 
 
 def named_outputs(reference, names):
@@ -46,28 +47,23 @@ def comparisons_of(network, reference, outputs, labels):
             f"Expected `labels` to be a dict or list for the outputs {sorted(outputs)}. "
             f"Received: a {type(labels).__name__}."
         )
-    thresholds = _thresholds(network, reference, outputs)
+    thresholds = _thresholds(network, outputs)
     return {name: Comparison(name, chosen[name], thresholds[name]) for name in outputs}
 
 
-def _thresholds(network, reference, outputs):
+def _thresholds(network, outputs):
     """0.5 for a sigmoid head, 0 for a linear one, by value where the graph does not tell."""
-    produced_by = list(getattr(network, "output_names", None) or [])
-    # Keras's graph sorts the outputs of a dict by key.
-    order = sorted(outputs) if isinstance(reference, dict) else list(outputs)
+    kinds = head_of(network)
+    if isinstance(kinds, str):
+        kinds = dict.fromkeys(outputs, kinds)
+    else:
+        kinds = named_outputs(kinds, list(outputs))
     thresholds = {}
     for name, value in outputs.items():
-        layer = None
-        if len(produced_by) == len(outputs):
-            layer = network.get_layer(produced_by[order.index(name)])
-        activation = getattr(layer, "activation", None)
-        if activation is keras.activations.sigmoid:
-            thresholds[name] = 0.5
-        elif activation is keras.activations.linear:
-            thresholds[name] = 0.0
-        else:
-            value = np.asarray(value)
-            thresholds[name] = 0.5 if value.min() >= 0 and value.max() <= 1 else 0.0
+        value = np.asarray(value)
+        within = value.min() >= 0 and value.max() <= 1
+        by_value = 0.5 if within else 0.0
+        thresholds[name] = {"sigmoid": 0.5, "linear": 0.0}.get(kinds[name], by_value)
     return thresholds
 
 

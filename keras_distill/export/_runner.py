@@ -5,14 +5,15 @@ Both runners take and give dicts of NumPy arrays by the names in the file's sign
 a whole batch of any size.
 """
 
+import contextlib
 import os
 import pathlib
 
 import numpy as np
 
 from keras_distill import _checks
-from keras_distill.export import _files
 from keras_distill.export import _network
+from keras_distill.export import _output
 from keras_distill.export.saved_model import is_saved_model
 
 
@@ -67,15 +68,9 @@ class LiteRunner(_Runner):
 
     def __init__(self, path, threads=1):
         interpreter_class = _interpreter_class()
-        try:
-            with _files.native_output_held_back():
-                self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"Expected a `.tflite` file that LiteRT can run. Received: path={str(path)!r} "
-                f"({_network.first_line(error)})"
-            ) from None
+        self._path, self._allocated = path, False
+        with self._errors_in_one_line(), _output.native_output_held_back():
+            self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
         self._inputs, self._outputs = self._named_details()
         self._shapes = {name: tuple(entry["shape"]) for name, entry in self._inputs.items()}
         self.input_shapes = {
@@ -96,25 +91,32 @@ class LiteRunner(_Runner):
         )
 
     def prepare(self, feed):
-        resized = False
         for name, array in feed.items():
             if self._shapes[name] != array.shape:
                 self._interpreter.resize_tensor_input(self._inputs[name]["index"], array.shape)
                 self._shapes[name] = array.shape
-                resized = True
-        if resized:
-            self._interpreter.allocate_tensors()
+                self._allocated = False
+        if not self._allocated:
+            # Not before the sizes that the file leaves open are known.
+            with self._errors_in_one_line(), _output.native_output_held_back():
+                self._interpreter.allocate_tensors()
+            self._allocated = True
         for name, array in feed.items():
             entry = self._inputs[name]
             self._interpreter.set_tensor(entry["index"], _quantized(array, entry))
 
     def invoke(self):
-        try:
+        with self._errors_in_one_line():
             self._interpreter.invoke()
-        except RuntimeError as error:
+
+    @contextlib.contextmanager
+    def _errors_in_one_line(self):
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
             raise ValueError(
                 "Expected a `.tflite` file that LiteRT can run on these inputs. "
-                f"Received: {_network.first_line(error)}"
+                f"Received: path={str(self._path)!r} ({_network.first_line(error)})"
             ) from None
 
     def outputs(self):
@@ -135,7 +137,7 @@ class SavedModelRunner(_Runner):
                 "Running a SavedModel needs TensorFlow. Install it: pip install keras-distill"
             ) from None
         try:
-            with _files.native_output_held_back():
+            with _output.native_output_held_back():
                 self._loaded = tf.saved_model.load(str(path))
             self._serve = self._loaded.signatures["serving_default"]
         except Exception as error:
@@ -179,7 +181,7 @@ def _signature_shape(entry):
 
 
 def _quantized(array, entry):
-    """`array` in the tensor's dtype: q = round(x / scale) + zero point, clipped."""
+    """The codes of `array` in the tensor's dtype: q = round(x / scale) + zero point, clipped."""
     scale, zero_point = entry["quantization"]
     dtype = np.dtype(entry["dtype"])
     if dtype.kind in "iu" and scale and array.dtype.kind == "f":
@@ -189,7 +191,7 @@ def _quantized(array, entry):
 
 
 def _dequantized(array, entry):
-    """x = (q - zero point) * scale."""
+    """The value of the codes q: x = (q - zero point) * scale."""
     scale, zero_point = entry["quantization"]
     if array.dtype.kind in "iu" and scale:
         return (array.astype("float32") - zero_point) * np.float32(scale)

@@ -3,8 +3,9 @@
 import os
 
 from keras_distill import _checks
-from keras_distill.export import _files
+from keras_distill import _files
 from keras_distill.export import _network
+from keras_distill.export import _output
 
 __all__ = ["saved_model"]
 
@@ -39,7 +40,7 @@ def saved_model(model, path):
     ```
     """
     _network.require_tensorflow("saved_model")
-    path = _files.output_path(path, "Name the folder to write.")
+    path = _output.output_path(path, "Name the folder to write.")
     if path.exists() and not _is_replaceable(path):
         raise ValueError(
             _checks.message(
@@ -52,9 +53,9 @@ def saved_model(model, path):
     network = _network.inference_model(model)
     signature = _network.inputs_of(network).signature(batch_size=None)
     with _files.written_beside(path) as written:
-        with _network.float32_computation(network), _files.native_output_held_back():
+        with _network.float32_computation(network), _output.native_output_held_back():
             network.export(
-                str(written), format="tf_saved_model", verbose=False, input_signature=signature
+                written, format="tf_saved_model", verbose=False, input_signature=signature
             )
     return path
 

@@ -7,8 +7,9 @@ import tempfile
 import warnings
 
 from keras_distill import _checks
-from keras_distill.export import _files
+from keras_distill import _files
 from keras_distill.export import _network
+from keras_distill.export import _output
 from keras_distill.export import _samples
 from keras_distill.export._flatbuffer import float_operations
 from keras_distill.export.saved_model import is_saved_model
@@ -70,7 +71,7 @@ def tflite(
     ```
     """
     _network.require_tensorflow("tflite")
-    path = _files.output_path(path, "Name the `.tflite` file to write.")
+    path = _output.output_path(path, "Name the `.tflite` file to write.")
     if path.suffix != ".tflite" or path.is_dir():
         raise ValueError(
             _checks.message("`path` to be a file ending in `.tflite`", "path", str(path))
@@ -108,10 +109,10 @@ def tflite(
         )
     with _files.written_beside(path) as written:
         try:
-            with _files.native_output_held_back(), warnings.catch_warnings():
+            with _output.native_output_held_back(), warnings.catch_warnings():
                 # The converter's own use of it, when several inputs are calibrated by name.
                 warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
-                source.convert(written, batch_size, settings)
+                source.convert(pathlib.Path(written), batch_size, settings)
         except Exception as error:
             raise ValueError(_reason(error, quantize)) from None
         if quantize == "int8" and not float_fallback:

@@ -19,8 +19,9 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         name: Name of the container.
     """
 
+    _inner_ready = False
+
     def __init__(self, optimizers, name="per_network"):
-        self._inner_ready = False
         super().__init__(learning_rate=0.0, name=name)
         if not optimizers:
             raise ValueError(

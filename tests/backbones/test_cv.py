@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_distill import _keras
 from keras_distill import backbones
 from keras_distill import folding
 from keras_distill import heads
@@ -70,7 +71,9 @@ def test_folding_is_within_1e_5_after_training(name):
         if len(weight.shape) == 1:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
     folded = [
-        layer for layer in twin._flatten_layers() if isinstance(layer, folding.FoldedConvolution)
+        layer
+        for layer in _keras.flatten_layers(twin)
+        if isinstance(layer, folding.FoldedConvolution)
     ]
     assert len(folded) >= 2
     if name == "mobilenet":

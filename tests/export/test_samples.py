@@ -77,7 +77,7 @@ def test_errors_name_the_data():
     with pytest.raises(ValueError, match="equally long. Received: 100, 99"):
         list(batches(pair(list), [X, X[:99, :2]], "data"))
     with pytest.raises(ValueError, match="`data` to be finite"):
-        list(batches(single(), X * np.inf, "data"))
+        list(batches(single(), np.full((3, 4), np.inf), "data"))
     with pytest.raises(TypeError, match="`data` to be arrays .* Received: data=None"):
         list(batches(single(), None, "data"))
 

@@ -40,7 +40,7 @@ def gradient(function, x, weights=None):
         if BACKEND == "jax":
             import jax
 
-            return to_numpy(jax.jit(jax.grad(scalar))(x))
+            return to_numpy(jax.grad(scalar)(x))
         import tensorflow as tf
 
         with tf.GradientTape() as tape:

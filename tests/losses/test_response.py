@@ -15,8 +15,11 @@ from tests.losses.response_cases import each
 from tests.oracles import finite_differences
 from tests.oracles import response as oracles
 
-SHAPES = [(5, 7), (1, 5), (6, 2), (4, 3, 5), (2, 2, 3, 4)]
-GRADIENT_SHAPES = [(4, 5), (1, 4), (3, 2), (2, 3, 4)]
+SHAPES = [(1, 5), (4, 2), (4, 3, 5)]
+GRADIENT_SHAPES = [(1, 5), (4, 3, 5)]
+if numerics.BACKEND == "tensorflow":  # JAX compiles each operation for each shape.
+    SHAPES += [(5, 7), (2, 2, 3, 4)]
+    GRADIENT_SHAPES += [(4, 5), (3, 2)]
 SHIFT_INVARIANT = [case for case in CASES if case.loss().shift_invariant]
 TEMPERED = [case for case in CASES if hasattr(case.loss(), "temperature")]
 
@@ -76,7 +79,7 @@ def test_equal_teacher_and_student(case, scale):
 @pytest.mark.parametrize("case", each())
 def test_huge_logits(case):
     """Logits of 1e4, in float32: nothing overflows, and the value is right where it exists."""
-    teacher, student, labels = data((6, 5), scale=1e4, dtype="float32")
+    teacher, student, labels = data((4, 5), scale=1e4, dtype="float32")
     values = numerics.to_numpy(case.call(teacher, student, labels))
     gradient = numerics.gradient(lambda x: case.call(teacher, x, labels), student)
     numerics.assert_finite(values, gradient)
@@ -104,7 +107,7 @@ def test_rows_of_equal_logits(case):
 @pytest.mark.parametrize("temperature", [1e-3, 100.0])
 @pytest.mark.parametrize("case", each(TEMPERED))
 def test_small_and_large_temperatures(case, temperature):
-    teacher, student, labels = data((6, 5), dtype="float32")
+    teacher, student, labels = data((4, 5), dtype="float32")
     values = numerics.to_numpy(case.call(teacher, student, labels, temperature=temperature))
     gradient = numerics.gradient(
         lambda x: case.call(teacher, x, labels, temperature=temperature), student
@@ -278,15 +281,15 @@ def test_dist_of_a_single_sample_has_the_constant_one_for_its_batch_part():
     both = numerics.values(losses.dist, teacher, student, gamma=1.0)
     np.testing.assert_allclose(both, inter_alone + 1.0, numerics.RTOL)
     gradient = numerics.gradient(lambda x: losses.dist(teacher, x, beta=0.0), student)
-    np.testing.assert_array_equal(gradient, 0.0)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-8)
 
 
 @pytest.mark.parametrize("case", each())
 def test_rows_do_not_mix_unless_the_loss_says_so(case):
-    teacher, student, labels = data((6, 5))
+    teacher, student, labels = data((4, 5))
     whole = numerics.values(case.call, teacher, student, labels)
-    half = numerics.values(case.call, teacher[:3], student[:3], labels[:3])
+    first = numerics.values(case.call, teacher[:1], student[:1], labels[:1])
     if case.by_row:
-        np.testing.assert_allclose(whole[:3], half, rtol=1e-12)
+        np.testing.assert_allclose(whole[:1], first, numerics.RTOL)
     else:
-        assert np.all(np.abs(whole[:3] - half) > 1e-6)
+        assert np.abs(whole[0] - first[0]) > 1e-6
