@@ -16,6 +16,15 @@ PYTEST := $(TEST_SETTINGS) $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 JAX_TESTS = $(wildcard tests/losses tests/models tests/test_contract.py)
 JAX_TESTS_FAST = $(wildcard tests/losses)
 
+# $(call BOTH_BACKENDS,tests for JAX,marks for JAX,options of the main run): the run on JAX comes first,
+# so that the output ends with the main run's closing line; a failure of either is a failure.
+define BOTH_BACKENDS
+@failed=; \
+$(if $(1),echo '== On JAX'; KERAS_BACKEND=jax $(PYTEST) -m "$(2)" $(1) || failed=jax;) \
+echo '== On TensorFlow'; $(PYTEST) $(3) $(ARGS) || exit 1; \
+if [ -n "$$failed" ]; then echo 'The run on JAX failed: see its summary above.'; exit 1; fi
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint format benchmark notebooks wheel check-wheel clean distclean
 .DELETE_ON_ERROR:
@@ -26,14 +35,11 @@ help:  ## Show the targets
 demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, compare, export to TF Lite
 	$(BIN)/keras-distill demo $(ARGS)
 
-# The run on JAX comes first, so that the output ends with the main run's closing line.
 test: $(READY)-test  ## Run the whole suite, and on JAX what runs there (35 minutes at most on 2 cores)
-	$(if $(JAX_TESTS),KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow" $(JAX_TESTS))
-	$(PYTEST) $(ARGS)
+	$(call BOTH_BACKENDS,$(JAX_TESTS),not tensorflow,)
 
-test-fast: $(READY)-test  ## Run the suite without its slow tests
-	$(if $(JAX_TESTS_FAST),KERAS_BACKEND=jax $(PYTEST) -m "not tensorflow and not slow" $(JAX_TESTS_FAST))
-	$(PYTEST) -m "not slow" $(ARGS)
+test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the losses alone
+	$(call BOTH_BACKENDS,$(JAX_TESTS_FAST),not tensorflow and not slow,-m "not slow")
 
 lint: $(READY)-dev  ## Check style and format
 	$(BIN)/ruff check .

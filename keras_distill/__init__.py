@@ -21,6 +21,7 @@ from keras_distill import callbacks
 from keras_distill import connectors
 from keras_distill import data
 from keras_distill import distribution
+from keras_distill import export
 from keras_distill import losses
 from keras_distill import metrics
 from keras_distill import schedules
@@ -39,6 +40,7 @@ __all__ = [
     "connectors",
     "data",
     "distribution",
+    "export",
     "losses",
     "metrics",
     "schedules",

@@ -1,12 +1,13 @@
 """The graph of a functional or Sequential model, as a list of calls.
 
-All that the library reads of Keras's nodes (private names of Keras: `Functional`,
-`_nodes_by_depth`, `_inbound_nodes`, `Node.arguments`, `Node.outputs`) is read here;
-`tests/test_graph.py` tells when Keras changes it.
+All that the library reads of Keras's nodes (private names of Keras: `_nodes_by_depth`,
+`_inbound_nodes`, `Node.arguments`, `Node.outputs`) is read here; `tests/test_graph.py`
+tells when Keras changes it.
 """
 
 import keras
-from keras.src.models.functional import Functional
+
+from keras_distill import _keras
 
 
 class Call:
@@ -104,7 +105,7 @@ def has_graph(model):
     if isinstance(model, keras.Sequential):
         # Without a graph (not built yet, or built on nested inputs) `inputs` is an error.
         return type(model).call is keras.Sequential.call and hasattr(model, "inputs")
-    return isinstance(model, Functional) and type(model).call is Functional.call
+    return isinstance(model, _keras.Functional) and type(model).call is _keras.Functional.call
 
 
 def _unpacked(structure):

@@ -14,6 +14,7 @@ from keras.src.losses.loss import scale_loss_for_distribution
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
 from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 __all__ = [
     "Functional",
@@ -22,6 +23,7 @@ __all__ = [
     "flatten_layers",
     "get_keras_mask",
     "is_empty",
+    "no_automatic_dependency_tracking",
     "register_tree_node",
     "scale_loss_for_distribution",
     "set_keras_mask",

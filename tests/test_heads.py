@@ -37,7 +37,7 @@ SOFTMAX_HEADS = {
         layers.Dense(5, activation="softmax"),
         layers.Identity(),
         layers.Dropout(0.5),
-        layers.Activation("linear", dtype="float64"),
+        layers.Activation("linear", dtype="float32"),
     ],
     "reshaped": lambda: [
         layers.Dense(10),

@@ -1,0 +1,5 @@
+"""Callbacks, one class a file."""
+
+from keras_distill.callbacks.metrics_logger import MetricsLogger
+
+__all__ = ["MetricsLogger"]

@@ -5,7 +5,6 @@ Both runners take and give dicts of NumPy arrays by the names in the file's sign
 a whole batch of any size.
 """
 
-import contextlib
 import os
 import pathlib
 
@@ -69,8 +68,11 @@ class LiteRunner(_Runner):
     def __init__(self, path, threads=1):
         interpreter_class = _interpreter_class()
         self._path, self._allocated = path, False
-        with self._errors_in_one_line(), _output.native_output_held_back():
-            self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+        try:
+            with _output.native_output_held_back():
+                self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
+        except (RuntimeError, ValueError) as error:
+            raise self._in_one_line(error) from None
         self._inputs, self._outputs = self._named_details()
         self._shapes = {name: tuple(entry["shape"]) for name, entry in self._inputs.items()}
         self.input_shapes = {
@@ -98,26 +100,27 @@ class LiteRunner(_Runner):
                 self._allocated = False
         if not self._allocated:
             # Not before the sizes that the file leaves open are known.
-            with self._errors_in_one_line(), _output.native_output_held_back():
-                self._interpreter.allocate_tensors()
+            try:
+                with _output.native_output_held_back():
+                    self._interpreter.allocate_tensors()
+            except (RuntimeError, ValueError) as error:
+                raise self._in_one_line(error) from None
             self._allocated = True
         for name, array in feed.items():
             entry = self._inputs[name]
             self._interpreter.set_tensor(entry["index"], _quantized(array, entry))
 
     def invoke(self):
-        with self._errors_in_one_line():
-            self._interpreter.invoke()
-
-    @contextlib.contextmanager
-    def _errors_in_one_line(self):
         try:
-            yield
+            self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                "Expected a `.tflite` file that LiteRT can run on these inputs. "
-                f"Received: path={str(self._path)!r} ({_network.first_line(error)})"
-            ) from None
+            raise self._in_one_line(error) from None
+
+    def _in_one_line(self, error):
+        return ValueError(
+            "Expected a `.tflite` file that LiteRT can run on these inputs. "
+            f"Received: path={str(self._path)!r} ({_network.first_line(error)})"
+        )
 
     def outputs(self):
         return {

@@ -50,7 +50,6 @@ def latency(path, *, runs=50, warmup=10, threads=1, sample=None):
         A `Latency`.
 
     Example:
-
     ```python
     print(kd.export.latency("student.tflite"))
     ```

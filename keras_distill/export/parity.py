@@ -132,7 +132,6 @@ def check_parity(
         ValueError: If the file cannot be read, or data, labels and file do not fit the model.
 
     Example:
-
     ```python
     report = kd.export.check_parity(student, "student.tflite", x_test, labels=y_test)
     print(report.summary())

@@ -32,7 +32,6 @@ def saved_model(model, path):
         RuntimeError: If Keras does not run on TensorFlow.
 
     Example:
-
     ```python
     kd.export.saved_model(distiller, "runs/student_saved_model")
     student = tf.saved_model.load("runs/student_saved_model")

@@ -64,7 +64,6 @@ def tflite(
         RuntimeError: If Keras does not run on TensorFlow.
 
     Example:
-
     ```python
     kd.export.tflite(distiller, "student.tflite", "int8", representative_data=x_train)
     kd.export.check_parity(distiller, "student.tflite", x_test, labels=y_test)

@@ -20,7 +20,7 @@ def dist(teacher_logits, student_logits, temperature=1.0, beta=1.0, gamma=1.0):
 
     and the loss is `T^2 (beta inter + gamma intra)`. A correlation is the centered dot
     product over (the product of norms + 1e-8), so that a constant row or class correlates
-    0 with anything: the loss of equal predictions is 4e-7 or so instead of 0, more where
+    0 with anything: the loss of equal predictions is near 1e-7 instead of 0, more where
     predictions are uniform or a class is never predicted.
 
     The intra part needs two rows at least: of one it is the constant 1. With two classes the

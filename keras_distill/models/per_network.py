@@ -3,6 +3,7 @@
 import keras
 
 from keras_distill import _checks
+from keras_distill import _keras
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -48,8 +49,9 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
                 f"Expected one optimizer a network. Received: {len(self.optimizers)} optimizers "
                 f"for {len(groups)} networks."
             )
-        self._groups = [list(group) for group in groups]
+        self._groups = _Groups(groups)
 
+    @_keras.no_automatic_dependency_tracking
     def build(self, trainable_variables):
         if self.built:
             return
@@ -57,8 +59,8 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
             self.route([list(trainable_variables)])
         known = {id(v) for v in trainable_variables}
         with keras.name_scope(self.name):
+            self._groups = _Groups([v for v in group if id(v) in known] for group in self._groups)
             for optimizer, group in zip(self.optimizers, self._groups):
-                group[:] = [v for v in group if id(v) in known]
                 optimizer.build(group)
         self._trainable_variables = list(trainable_variables)
         self.built = True
@@ -104,7 +106,7 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         return self.optimizers[0].scale_loss(loss)
 
     def finalize_variable_values(self, var_list):
-        for optimizer, group in zip(self.optimizers, self._groups or []):
+        for optimizer, group in zip(self.optimizers, self._groups or ()):
             optimizer.finalize_variable_values(group)
 
     @property
@@ -132,3 +134,13 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
             [keras.optimizers.deserialize(o, custom_objects) for o in config["optimizers"]],
             name=config.get("name", "per_network"),
         )
+
+
+class _Groups:
+    """Lists of variables that neither Keras nor TensorFlow tracks as the optimizer's own."""
+
+    def __init__(self, groups):
+        self.groups = [list(group) for group in groups]
+
+    def __iter__(self):
+        return iter(self.groups)

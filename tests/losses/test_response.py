@@ -98,7 +98,7 @@ def test_rows_of_equal_logits(case):
     flat = np.zeros_like(student)
     for one, other in ((teacher, flat), (flat, student), (flat, flat)):
         values = numerics.to_numpy(case.call(one, other, labels))
-        gradient = numerics.gradient(lambda x: case.call(one, x, labels), other)
+        gradient = numerics.gradient(lambda x, one=one: case.call(one, x, labels), other)
         numerics.assert_finite(values, gradient)
         expected = case.expected(one.astype("float64"), other.astype("float64"), labels)
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
@@ -227,9 +227,7 @@ def test_soft_targets_gradient_does_not_depend_on_high_temperatures():
     teacher, student, _ = data((4, 5))
 
     def slope(temperature):
-        return numerics.gradient(
-            lambda x: losses.soft_targets(teacher, x, temperature), student
-        )
+        return numerics.gradient(lambda x: losses.soft_targets(teacher, x, temperature), student)
 
     limit = student - student.mean(-1, keepdims=True) - teacher + teacher.mean(-1, keepdims=True)
     np.testing.assert_allclose(slope(1e3), limit / 5, rtol=1e-2, atol=1e-3)

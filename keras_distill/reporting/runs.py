@@ -1,0 +1,212 @@
+"""The folder of a run: its settings, its metrics, its results, and the models beside them."""
+
+import json
+import math
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from keras_distill._checks import message
+from keras_distill._files import written_beside
+
+
+class RunFolder:
+    """One folder that holds what a run was told, what it measured and what it made.
+
+    `settings.json`: what the run was started with.
+    `metrics.jsonl`: one JSON object a line and epoch: what tells the training apart
+    (`model`, `seed`), `epoch`, and the logs. A number that is not finite is null.
+    `results.json` and `pictures.npz`: what `report` shows; see there.
+    `figures/`, `report.html`: written by `report`.
+
+    Whole files are written beside their place and renamed; lines are appended. A line cut
+    off by a kill is passed over, and dropped when its epoch is done again.
+
+    Args:
+        path: The folder.
+        create: Whether to make it where it is missing; else that is an error.
+
+    Raises:
+        FileNotFoundError: If there is no such folder and `create` is False.
+        NotADirectoryError: If `path` is a file.
+    """
+
+    def __init__(self, path, create=True):
+        self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(
+                message("`path` to be a run's folder", "path", str(path)) + " It is a file."
+            )
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not self.path.is_dir():
+            raise FileNotFoundError(
+                message("`path` to be a run's folder", "path", str(path))
+                + " There is no such folder; `keras-distill demo` and `train` write one."
+            )
+
+    def __fspath__(self):
+        return str(self.path)
+
+    def __repr__(self):
+        return f"RunFolder({str(self.path)!r})"
+
+    def start(self, settings):
+        """Writes `settings.json`, or checks that the run goes on with the same ones.
+
+        Args:
+            settings: A dict of what JSON can hold.
+
+        Returns:
+            True where the folder holds a run to go on with, False where it is new.
+
+        Raises:
+            ValueError: If the folder was started with other settings; it names them.
+        """
+        settings = _plain(settings)
+        if not (self.path / "settings.json").exists():
+            self._write_json("settings.json", settings)
+            return False
+        known = self.read_settings()
+        differing = [
+            f"{name}={settings.get(name)!r} (there: {known.get(name)!r})"
+            for name in sorted({*settings, *known})
+            if settings.get(name) != known.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"Expected the settings that {str(self.path)!r} was started with. Received: "
+                f"{', '.join(differing)}. Choose another folder, or start with those to resume."
+            )
+        return True
+
+    def read_settings(self):
+        """The run's settings; an empty dict where none were written."""
+        return self._read_json("settings.json", default={})
+
+    def append_metrics(self, record):
+        """Appends one line to `metrics.jsonl`.
+
+        Args:
+            record: A dict with `epoch`, what tells the training apart, and numbers.
+        """
+        line = json.dumps(_plain(record), allow_nan=False) + "\n"
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def read_metrics(self):
+        """All whole lines of `metrics.jsonl` as dicts, in their order."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        records = []
+        for line in path.read_bytes().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # cut off by a kill, perhaps inside of a character
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+        return records
+
+    def forget_metrics(self, first_epoch, **identity):
+        """Drops the lines of a training from `first_epoch` on: they are about to be redone.
+
+        Args:
+            first_epoch: The epoch with which the training goes on.
+            **identity: What tells its lines apart: `model="distilled", seed=0`.
+        """
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        identity = _plain(identity)
+        kept = [
+            record
+            for record in self.read_metrics()
+            if record.get("epoch", -1) < first_epoch
+            or any(record.get(name) != value for name, value in identity.items())
+        ]
+        with written_beside(path) as temporary:
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            pathlib.Path(temporary).write_text(text, encoding="utf-8")
+
+    def write_results(self, results):
+        """Writes `results.json`; its form is that of `report`."""
+        self._write_json("results.json", _plain(results))
+
+    def read_results(self):
+        """The run's results.
+
+        Raises:
+            FileNotFoundError: If there are none yet.
+        """
+        return self._read_json("results.json")
+
+    def write_pictures(self, **arrays):
+        """Writes the arrays that `report` draws as `pictures.npz`."""
+        with written_beside(self.path / "pictures.npz") as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+    def read_pictures(self):
+        """The arrays of `pictures.npz` by name; an empty dict where there is none."""
+        path = self.path / "pictures.npz"
+        if not path.exists():
+            return {}
+        try:
+            # Opened here: NumPy leaves a file that it cannot read open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(_damaged(path, error)) from error
+
+    def _write_json(self, name, value):
+        with written_beside(self.path / name) as temporary:
+            text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+            pathlib.Path(temporary).write_text(text, encoding="utf-8")
+
+    def _read_json(self, name, default=None):
+        path = self.path / name
+        if not path.exists():
+            if default is not None:
+                return default
+            raise FileNotFoundError(
+                f"Expected {name!r} in {str(self.path)!r}. Received: no such file. It is written "
+                "when the run is done: start the same command again to finish it."
+            )
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(_damaged(path, error)) from error
+        if not isinstance(value, dict):
+            raise ValueError(_damaged(path, f"a {type(value).__name__}, not an object"))
+        return value
+
+
+def _damaged(path, error):
+    return f"Expected {str(path)!r} to be readable. Received: {error}. Remove it and run again."
+
+
+def _plain(value):
+    """`value` as JSON holds it: NumPy and Keras numbers as numbers, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        return _plain(value.tolist())
+    if isinstance(value, (np.bool_, np.integer)):
+        return value.item()
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"Expected numbers, strings, lists and dicts. Received: value={value!r} of type "
+            f"{type(value).__name__}."
+        ) from None
+    return number if math.isfinite(number) else None
