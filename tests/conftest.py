@@ -66,3 +66,11 @@ def data_dir():
     if not os.path.isdir(folder):
         pytest.skip(f"TFDS_DATA_DIR={folder!r} is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """The one `MirroredStrategy` of this process: Keras itself fails under a second one."""
+    if not on_tensorflow:
+        pytest.skip("tf.distribute needs TensorFlow")
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

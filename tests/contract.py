@@ -102,5 +102,10 @@ def samples(count=32, seed=0):
 
 
 def state(model):
-    """All variables of a model, as arrays by position."""
-    return [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    """All weights of a wrapper and the seeds of what it trains, as arrays by position.
+
+    A frozen teacher's dropout seeds are left out: nothing draws from them.
+    """
+    weights = {id(variable) for variable in model.weights}
+    frozen = {id(variable) for variable in model.frozen_variables} - weights
+    return [keras.ops.convert_to_numpy(v) for v in model.variables if id(v) not in frozen]

@@ -253,10 +253,10 @@ def test_the_layer_is_not_touched_by_compiled_and_threaded_calls():
 
 
 @pytest.mark.tensorflow
-def test_logits_on_two_replicas():
+def test_logits_on_two_replicas(two_replicas):
     import tensorflow as tf
 
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    strategy = two_replicas
     with strategy.scope():
         model = ends_in(layers.BatchNormalization(), layers.Dense(3, activation="softmax"))
         twin = taps.tap(model, logits=True)

@@ -1,6 +1,8 @@
 """What all wrappers share: the training step, the total loss, logs, saving."""
 
 import contextlib
+import os
+import pathlib
 from typing import Any
 from typing import NamedTuple
 
@@ -79,6 +81,11 @@ class DistillationModel(keras.Model):
     def inference_model(self):
         """The Keras model that is exported."""
         raise NotImplementedError(f"{type(self).__name__} gives no `inference_model`.")
+
+    @property
+    def output_names(self):
+        """Names of the outputs, by which Keras reads dicts of losses, metrics and labels."""
+        return None
 
     # Loss and logs.
 
@@ -174,7 +181,7 @@ class DistillationModel(keras.Model):
                 "loss=None to train on the terms alone."
             )
         labels, sample_weight, _ = label_rules.leave_out_unlabelled(
-            self._compiled_loss, labels, prediction, sample_weight
+            self._compiled_loss, labels, prediction, sample_weight, self.output_names
         )
         return self._compile_loss(labels, prediction, sample_weight)
 
@@ -189,10 +196,11 @@ class DistillationModel(keras.Model):
                     "without metrics to train on the terms alone."
                 )
             labels, sample_weight, masks = label_rules.leave_out_unlabelled(
-                self._compiled_loss, labels, prediction, sample_weight
+                self._compiled_loss, labels, prediction, sample_weight, self.output_names
             )
-            prediction = label_rules.masked_prediction(prediction, masks)
-            self._compile_metrics.update_state(labels, prediction, sample_weight)
+            label_rules.update_metrics(
+                self._compile_metrics, labels, prediction, sample_weight, masks
+            )
         logs = self.get_metrics_result()
         silent = [] if outputs is not None else [self._label_loss_tracker, *self._term_trackers]
         if self._compile_loss is None:
@@ -310,12 +318,27 @@ class DistillationModel(keras.Model):
     # Saving and export.
 
     def __dir__(self):
-        # Keras's saver finds state through dir(). The inference model is a view, not state; a
-        # weights file omits the frozen networks.
-        hidden = {"inference_model"}
+        # Keras's saver finds state through dir(). `layers` and the inference model are views of
+        # networks that have names of their own here; a weights file omits the frozen ones.
+        hidden = {"inference_model", "layers"}
         if self.__dict__.get("_hides_frozen"):
             hidden.update(self.frozen_attributes)
         return [name for name in super().__dir__() if name not in hidden]
+
+    @property
+    def _seed_states(self):
+        """Seeds of the layers that are trained (dropout): Keras itself saves none."""
+        known = {id(variable) for variable in [*self.weights, *self.frozen_variables]}
+        return [variable for variable in self.variables if id(variable) not in known]
+
+    def save_own_variables(self, store):
+        for i, state in enumerate(self._seed_states):
+            store[f"seed_{i}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        for i, state in enumerate(self._seed_states):
+            if f"seed_{i}" in store.keys():
+                state.assign(store[f"seed_{i}"])
 
     @contextlib.contextmanager
     def without_frozen(self):
@@ -328,8 +351,13 @@ class DistillationModel(keras.Model):
 
     def save_weights(self, filepath, **kwargs):
         """As `keras.Model.save_weights`; the frozen networks are left out."""
-        with written_beside(filepath) as temporary, self.without_frozen():
+        _check_may_write(filepath, **kwargs)
+        target = pathlib.Path(filepath)
+        with written_beside(target) as temporary, self.without_frozen():
             super().save_weights(temporary, **kwargs)
+            for shard in pathlib.Path(temporary).parent.iterdir():
+                if shard.name != target.name:
+                    shard.replace(target.with_name(shard.name))
 
     def load_weights(self, filepath, **kwargs):
         """As `keras.Model.load_weights`; the frozen networks stay as they are."""
@@ -350,6 +378,7 @@ class DistillationModel(keras.Model):
             raise ValueError(
                 _checks.message("`filepath` to end in '.keras'", "filepath", path)
             )
+        _check_may_write(path, **kwargs)
         with written_beside(path) as temporary:
             if include_teacher:
                 super().save(temporary, **kwargs)
@@ -365,6 +394,15 @@ class DistillationModel(keras.Model):
 def as_targets(y):
     """`y` itself where it is a `Targets`, else `y` as the labels of one."""
     return y if isinstance(y, Targets) else Targets(labels=y)
+
+
+def _check_may_write(path, overwrite=True, **kwargs):
+    """Raises where a file is in the way; Keras would ask on the terminal."""
+    if not overwrite and os.path.exists(path):
+        raise ValueError(
+            f"Expected no file at {str(path)!r} with overwrite=False. Received: a file that "
+            "exists. Remove it, choose another path, or pass overwrite=True."
+        )
 
 
 def batch_size(prediction):

@@ -166,6 +166,11 @@ class Distiller(DistillationModel):
         """The student."""
         return self.student
 
+    @property
+    def output_names(self):
+        """The student's: see `DistillationModel.output_names`."""
+        return getattr(self.student, "output_names", None)
+
     # Forward.
 
     def forward(self, inputs, training):
@@ -219,8 +224,9 @@ class Distiller(DistillationModel):
 
     def _prediction_value(self, term, teacher, student, targets, sample_weight, step):
         count = len(student.scores)
-        labels = _for_each_output(targets.labels, count)
-        weights = _for_each_output(sample_weight, count)
+        keys = label_rules.output_keys(student.prediction, self.output_names)
+        labels = label_rules.by_output(targets.labels, count, keys)
+        weights = label_rules.by_output(sample_weight, count, keys)
         predictions = keras.tree.flatten(teacher.prediction), keras.tree.flatten(student.prediction)
         total = 0.0
         for i in range(count):
@@ -286,7 +292,9 @@ class Distiller(DistillationModel):
                 )
 
     def check_label_loss(self, loss):
-        label_rules.check_heads(loss, self._student_network.heads)
+        outputs = getattr(self.student, "output", None)
+        keys = label_rules.output_keys(outputs, self.output_names)
+        label_rules.check_heads(loss, self._student_network.heads, keys=keys)
 
     def check_data(self, x, y):
         super().check_data(x, y)
@@ -368,10 +376,3 @@ class Distiller(DistillationModel):
             student_loss_weight=float(distiller.student_loss_weight),
             name=distiller.name,
         )
-
-
-def _for_each_output(structure, count):
-    if structure is None:
-        return [None] * count
-    flat = keras.tree.flatten(structure)
-    return flat if len(flat) == count else flat[:1] * count

@@ -204,6 +204,11 @@ class EnsembleTeacher(DistillationModel):
 
     # The wrapper's parts.
 
+    @property
+    def output_names(self):
+        """The first member's: see `DistillationModel.output_names`."""
+        return getattr(self.members[0], "output_names", None)
+
     def infer(self, inputs):
         return self._packed(*self.member_outputs(inputs))
 
@@ -230,7 +235,9 @@ class EnsembleTeacher(DistillationModel):
 
     def check_label_loss(self, loss):
         heads = [LOGITS] * max(len(network.heads) for network in self._networks)
-        label_rules.check_heads(loss, heads, role="ensemble")
+        outputs = getattr(self.members[0], "output", None)
+        keys = label_rules.output_keys(outputs, self.output_names)
+        label_rules.check_heads(loss, heads, role="ensemble", keys=keys)
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """As `keras.Model.compile`, for one network that returns logits.

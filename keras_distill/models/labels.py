@@ -46,31 +46,54 @@ def from_logits_of(loss):
     return False
 
 
-def losses_by_output(loss, count):
-    """The compiled loss of each of `count` outputs, in the order of the flattened outputs.
+def output_keys(outputs, names=None):
+    """What a dict of losses or labels calls each output, in the order of the flat outputs.
 
-    A dict is taken in the order of its sorted keys, as Keras's trees flatten it.
+    Args:
+        outputs: The structure of the outputs, as the model returns it.
+        names: Names of the model's output layers, which name the entries of a list.
+
+    Returns:
+        A list of keys, or `None` where the outputs have no names.
     """
-    if loss is None:
+    if isinstance(outputs, dict):
+        return sorted(outputs)
+    if isinstance(outputs, (list, tuple)) and names and len(names) == len(outputs):
+        return list(names)
+    return None
+
+
+def by_output(structure, count, keys=None):
+    """The entry of each of `count` outputs in what the user gave for them.
+
+    Args:
+        structure: One for all, a list or a dict, such as the compiled loss, labels or weights.
+        count: How many outputs the model has.
+        keys: See `output_keys`.
+    """
+    if structure is None:
         return [None] * count
-    if isinstance(loss, dict):
-        values = [loss[key] for key in sorted(loss)]
-    elif isinstance(loss, (list, tuple)):
-        values = list(loss)
-    else:
-        return [loss] * count
-    return values if len(values) == count else [None] * count
+    if isinstance(structure, dict) and keys is not None and set(structure) <= set(keys):
+        return [structure.get(key) for key in keys]
+    flat = keras.tree.flatten(structure)
+    if len(flat) == count:
+        return flat
+    one_for_all = len(flat) == 1 and not isinstance(structure, dict)
+    return flat * count if one_for_all else [None] * count
 
 
-def check_heads(loss, heads, role="student"):
+def check_heads(loss, heads, role="student", keys=None):
     """Raises where a compiled cross-entropy contradicts the head that it reads.
 
     Args:
         loss: What the user gave to `compile`.
         heads: The network's heads, one an output; "open" ones are passed over.
         role: The network's name in the message.
+        keys: Names of the outputs, see `output_keys`.
     """
-    for one, head in zip(losses_by_output(loss, len(heads)), heads):
+    for one, head in zip(by_output(loss, len(heads), keys), heads):
+        if one is None:
+            continue
         from_logits = from_logits_of(one)
         if from_logits is None or head == OPEN:
             continue
@@ -106,7 +129,7 @@ def check_class_ids(loss, labels, output_shapes):
         )
 
 
-def leave_out_unlabelled(loss, labels, prediction, sample_weight):
+def leave_out_unlabelled(loss, labels, prediction, sample_weight, names=None):
     """Gives samples labelled -1 the weight 0 in the label loss.
 
     Only where the compiled loss reads class ids (sparse categorical, or binary on one unit):
@@ -117,27 +140,25 @@ def leave_out_unlabelled(loss, labels, prediction, sample_weight):
         labels: Labels, in the structure of the outputs.
         prediction: The network's outputs.
         sample_weight: Weights or `None`.
+        names: Names of the network's output layers.
 
     Returns:
         `(labels, sample_weight, masks)`: labels with 0 in place of -1, the weights, and one
         mask an output (`None` where nothing was looked for).
     """
-    flat_labels = keras.tree.flatten(labels)
     flat_predictions = keras.tree.flatten(prediction)
-    losses = losses_by_output(loss, len(flat_predictions))
-    none = [None] * len(flat_predictions)
-    if len(flat_labels) != len(flat_predictions):
-        return labels, sample_weight, none
+    count = len(flat_predictions)
+    keys = output_keys(prediction, names)
+    losses = by_output(loss, count, keys)
+    flat_labels = by_output(labels, count, keys)
+    masks = [None] * count
     reads = [
         one is not None and _reads_class_ids(one, y, p)
         for one, y, p in zip(losses, flat_labels, flat_predictions)
     ]
     if not any(reads):
-        return labels, sample_weight, none
-    weights = keras.tree.flatten(sample_weight) if sample_weight is not None else [None]
-    if len(weights) != len(flat_labels):
-        weights = weights[:1] * len(flat_labels)
-    masks = list(none)
+        return labels, sample_weight, masks
+    weights = by_output(sample_weight, count, keys)
     for i, y in enumerate(flat_labels):
         if not reads[i]:
             continue
@@ -147,24 +168,40 @@ def leave_out_unlabelled(loss, labels, prediction, sample_weight):
             known = ops.squeeze(known, axis=-1)
         masks[i] = known
         weights[i] = _weigh(known, weights[i])
-    labels = keras.tree.pack_sequence_as(labels, flat_labels)
-    if not keras.tree.is_nested(labels):
-        return labels, weights[0], masks
-    return labels, keras.tree.pack_sequence_as(prediction, weights), masks
+    if not keras.tree.is_nested(prediction):
+        return flat_labels[0], weights[0], masks
+    return (
+        keras.tree.pack_sequence_as(prediction, flat_labels),
+        keras.tree.pack_sequence_as(prediction, weights),
+        masks,
+    )
 
 
-def masked_prediction(prediction, masks):
-    """Copies of the outputs whose Keras mask leaves out the unlabelled, for the metrics."""
+def update_metrics(compiled, labels, prediction, sample_weight, masks):
+    """Updates the compiled metrics, the unweighted ones too without the unlabelled samples.
+
+    Args:
+        compiled: Keras's `CompileMetrics`.
+        labels, sample_weight, masks: As `leave_out_unlabelled` returns them.
+        prediction: The network's outputs.
+    """
     if all(mask is None for mask in masks):
-        return prediction
-    flat = []
-    for value, known in zip(keras.tree.flatten(prediction), masks):
-        if known is not None:
-            mask = _keras.get_keras_mask(value)
-            value = ops.copy(value)
-            _keras.set_keras_mask(value, known if mask is None else known & ops.cast(mask, "bool"))
-        flat.append(value)
-    return keras.tree.pack_sequence_as(prediction, flat)
+        compiled.update_state(labels, prediction, sample_weight)
+        return
+    if not compiled.built:
+        compiled.build(labels, prediction)
+    known = [None if mask is None else ops.cast(mask, "float32") for mask in masks]
+    if keras.tree.is_nested(prediction):
+        known = compiled._flatten_y(keras.tree.pack_sequence_as(prediction, known))
+    weights = compiled._flatten_y(sample_weight)
+    pairs = list(zip(compiled._flatten_y(labels), compiled._flatten_y(prediction)))
+    for metrics, weighs in (
+        (compiled._flat_metrics, known),
+        (compiled._flat_weighted_metrics, weights),
+    ):
+        for metric, (y, p), weight in zip(metrics, pairs, weighs):
+            if metric:
+                metric.update_state(y, p, weight)
 
 
 def _reads_class_ids(loss, labels, prediction):

@@ -196,7 +196,14 @@ def _scores(prediction, logits):
 
 
 def _constant(value):
-    return None if value is None else ops.stop_gradient(value)
+    """The value as a constant of the gradient, its Keras mask kept."""
+    if value is None:
+        return None
+    constant = ops.stop_gradient(value)
+    mask = _keras.get_keras_mask(value)
+    if mask is not None:
+        _keras.set_keras_mask(constant, mask)
+    return constant
 
 
 @contextlib.contextmanager

@@ -209,6 +209,16 @@ def expects_probabilities(loss):
     return _keras.to_snake_case(type(loss).__name__) in PROBABILITY_LOSSES + ("kldivergence",)
 
 
+def at_temperature(loss, temperature):
+    """A view of `loss` with another temperature, its variables shared.
+
+    Not `copy.copy`: Keras copies by way of the config.
+    """
+    view = object.__new__(type(loss))
+    view.__dict__.update(loss.__dict__, temperature=temperature)
+    return view
+
+
 class BoundTerm(keras.layers.Layer):
     """A term inside a wrapper: owns its weight, its temperature and its connectors.
 
@@ -229,7 +239,6 @@ class BoundTerm(keras.layers.Layer):
         self.temperature = None
         if term.temperature is not None:
             self.temperature = self._scalar("temperature", term.temperature)
-            self.loss = copy.copy(term.loss)
         self.connectors = None
         self.on_features = term.teacher is not None
         self.built = True
@@ -286,9 +295,15 @@ class BoundTerm(keras.layers.Layer):
         """The student's features after the connectors, masked positions zeroed."""
         outputs = []
         for feature, connector in zip(features, self.connectors or [None] * len(features)):
+            mask = _keras.get_keras_mask(feature)
             feature = zero_masked(feature)
             if connector is not None:
+                tokens = feature.shape[1]
                 feature = connector(feature, training=training)
+                if mask is not None and len(feature.shape) > 2 and feature.shape[1] == tokens:
+                    # The connector's bias is no feature of a masked position.
+                    _keras.set_keras_mask(feature, mask)
+                    feature = zero_masked(feature)
             outputs.append(feature)
         return outputs
 
@@ -316,8 +331,7 @@ class BoundTerm(keras.layers.Layer):
         """
         loss = self.loss
         if self.temperature is not None:
-            loss = copy.copy(self.loss)
-            loss.temperature = self.current_temperature(step)
+            loss = at_temperature(self.loss, self.current_temperature(step))
         target = teacher
         if getattr(loss, "needs_labels", False):
             target, sample_weight = with_labels(self.name, teacher, labels, sample_weight)

@@ -39,11 +39,11 @@ caption { text-align: left; padding-bottom: 0.25rem; }
 th, td { padding: 0.35rem 0.75rem 0.35rem 0; text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
-thead th { white-space: normal; vertical-align: bottom; overflow-wrap: normal; }
+thead th { white-space: normal; min-width: 4.5rem; vertical-align: bottom; overflow-wrap: normal; }
 th:first-child { text-align: left; }
 figure { margin: 1rem 0; }
-img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 6px;
-  border: 1px solid var(--line); }
+img { display: block; width: 100%; max-width: 44rem; height: auto; background: #ffffff;
+  border-radius: 6px; border: 1px solid var(--line); }
 pre { background: var(--card); padding: 0.75rem; overflow-x: auto; font-size: 0.8rem; }
 """
 

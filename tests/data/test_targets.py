@@ -146,8 +146,8 @@ def test_ids_stay_integers_in_fit():
 
 
 @pytest.mark.tensorflow
-def test_strategy_keeps_the_type():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def test_strategy_keeps_the_type(two_replicas):
+    strategy = two_replicas
     distributed = strategy.experimental_distribute_dataset(make_dataset().batch(4))
     seen = []
 

@@ -285,10 +285,8 @@ def test_prints_nothing(student, digits, tmp_path, capfd):
     assert captured.out == captured.err == ""
 
 
-def test_weights_made_under_a_strategy(digits, tmp_path):
-    import tensorflow as tf
-
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_weights_made_under_a_strategy(digits, tmp_path, two_replicas):
+    with two_replicas.scope():
         model = keras.Sequential(
             [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
         )

@@ -29,25 +29,28 @@ def values(function, *args, **kwargs):
 
 
 def gradient(function, x, weights=None):
-    """Gradient by `x` of the weighted sum of `function(x)`, in the dtype of `x`."""
+    """Gradient by `x` of the (weighted) sum of `function(x)`, as an array of the dtype of `x`."""
 
-    def scalar(x):
+    def weighted(x):
         result = function(x)
-        return keras.ops.sum(result if weights is None else result * weights)
+        return result if weights is None else result * weights
 
     with float64():
-        x = keras.ops.convert_to_tensor(x)
-        if BACKEND == "jax":
-            import jax
+        return to_numpy(slope(weighted, keras.ops.convert_to_tensor(x)))
 
-            return to_numpy(jax.grad(scalar)(x))
-        import tensorflow as tf
 
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            result = scalar(x)
-        slope = tape.gradient(result, x, unconnected_gradients="zero")
-        return to_numpy(slope)
+def slope(function, x):
+    """Gradient of the sum of `function(x)` by the tensor `x`; may be compiled."""
+    if BACKEND == "jax":
+        import jax
+
+        return jax.grad(lambda x: keras.ops.sum(function(x)))(x)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        result = keras.ops.sum(function(x))
+    return tape.gradient(result, x, unconnected_gradients="zero")
 
 
 def compiled(function):

@@ -75,8 +75,8 @@ class Subclassed(keras.Model):
     def __init__(self, activation=None, classes=CLASSES, width=8, **kwargs):
         super().__init__(**kwargs)
         self.settings = {"activation": activation, "classes": classes, "width": width}
-        self.hidden = layers.Dense(width, "tanh")
-        self.head = layers.Dense(classes, activation)
+        self.hidden = layers.Dense(width, "tanh", name="hidden")
+        self.head = layers.Dense(classes, activation, name="head")
 
     def call(self, inputs, training=None):
         return self.head(self.hidden(inputs))
@@ -96,7 +96,7 @@ def copy_of(model, name=None):
 
 def sharpen(model, factor=4.0):
     """Larger weights in the head: predictions that are worth telling apart."""
-    head = model.get_layer("head") if hasattr(model, "get_layer") else model.head
+    head = model.get_layer("head")
     head.kernel.assign(head.kernel * factor)
     return model
 

