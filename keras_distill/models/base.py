@@ -1,20 +1,17 @@
 """What all wrappers share: the training step, the total loss, logs, saving."""
 
 import contextlib
-import os
-import pathlib
 from typing import Any
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import distribution
-from keras_distill._files import written_beside
 from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
+from keras_distill.models.frozen import FrozenNetworks
 
 
 class Outputs(NamedTuple):
@@ -29,7 +26,7 @@ class Outputs(NamedTuple):
     terms: Any
 
 
-class DistillationModel(keras.Model):
+class DistillationModel(FrozenNetworks):
     """Base class of the wrappers.
 
     A subclass gives:
@@ -45,13 +42,10 @@ class DistillationModel(keras.Model):
         name, dtype: As in `keras.Model`.
     """
 
-    frozen_attributes = ()
-
     def __init__(self, term_names, name=None, dtype=None, **kwargs):
         super().__init__(name=name, dtype=dtype, autocast=False, **kwargs)
         self.student_loss_weight = 1.0
         self._collects_terms = False
-        self._hides_frozen = False
         self._evaluate_terms = None
         self._compiled_loss = None
         self._label_loss_tracker = keras.metrics.Mean(name="label_loss")
@@ -283,126 +277,10 @@ class DistillationModel(keras.Model):
             iterator = None
         return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
-    # Variables: the frozen networks are state, never trained, and left untouched.
-
-    @property
-    def frozen_variables(self):
-        """Variables of the frozen networks."""
-        variables = []
-        for name in self.frozen_attributes:
-            network = getattr(self, name, None)
-            if network is not None:
-                variables.extend(network.variables)
-        return variables
-
-    @property
-    def trainable_variables(self):
-        frozen = {id(variable) for variable in self.frozen_variables}
-        return [v for v in super().trainable_variables if id(v) not in frozen]
-
-    @property
-    def non_trainable_variables(self):
-        trained = {id(variable) for variable in self.trainable_variables}
-        return [v for v in self.variables if id(v) not in trained]
-
-    @property
-    def trainable_weights(self):
-        frozen = {id(variable) for variable in self.frozen_variables}
-        return [v for v in super().trainable_weights if id(v) not in frozen]
-
-    @property
-    def non_trainable_weights(self):
-        trained = {id(variable) for variable in self.trainable_weights}
-        return [v for v in self.weights if id(v) not in trained]
-
-    # Saving and export.
-
-    def __dir__(self):
-        # Keras's saver finds state through dir(). `layers` and the inference model are views of
-        # networks that have names of their own here; a weights file omits the frozen ones.
-        hidden = {"inference_model", "layers"}
-        if self.__dict__.get("_hides_frozen"):
-            hidden.update(self.frozen_attributes)
-        return [name for name in super().__dir__() if name not in hidden]
-
-    @property
-    def _seed_states(self):
-        """Seeds of the layers that are trained (dropout): Keras itself saves none."""
-        known = {id(variable) for variable in [*self.weights, *self.frozen_variables]}
-        return [variable for variable in self.variables if id(variable) not in known]
-
-    def save_own_variables(self, store):
-        for i, state in enumerate(self._seed_states):
-            store[f"seed_{i}"] = ops.convert_to_numpy(state)
-
-    def load_own_variables(self, store):
-        for i, state in enumerate(self._seed_states):
-            if f"seed_{i}" in store.keys():
-                state.assign(store[f"seed_{i}"])
-
-    @contextlib.contextmanager
-    def without_frozen(self):
-        """Inside, the saver and `get_config` see no frozen network."""
-        before, self._hides_frozen = self._hides_frozen, True
-        try:
-            yield
-        finally:
-            self._hides_frozen = before
-
-    def save_weights(self, filepath, **kwargs):
-        """As `keras.Model.save_weights`; the frozen networks are left out."""
-        _check_may_write(filepath, **kwargs)
-        target = pathlib.Path(filepath)
-        with written_beside(target) as temporary, self.without_frozen():
-            super().save_weights(temporary, **kwargs)
-            for shard in pathlib.Path(temporary).parent.iterdir():
-                if shard.name != target.name:
-                    shard.replace(target.with_name(shard.name))
-
-    def load_weights(self, filepath, **kwargs):
-        """As `keras.Model.load_weights`; the frozen networks stay as they are."""
-        with self.without_frozen():
-            super().load_weights(filepath, **kwargs)
-
-    def save(self, filepath, include_teacher=True, **kwargs):
-        """As `keras.Model.save`, written beside and renamed, with all that `fit` needs.
-
-        Args:
-            filepath: A path that ends in `.keras`.
-            include_teacher: Whether the frozen networks are saved too. Without them, the
-                loaded wrapper predicts and evaluates, and `fit` asks for a teacher.
-            **kwargs: As in Keras.
-        """
-        path = str(filepath)
-        if not path.endswith(".keras"):
-            raise ValueError(
-                _checks.message("`filepath` to end in '.keras'", "filepath", path)
-            )
-        _check_may_write(path, **kwargs)
-        with written_beside(path) as temporary:
-            if include_teacher:
-                super().save(temporary, **kwargs)
-            else:
-                with self.without_frozen():
-                    super().save(temporary, **kwargs)
-
-    def export(self, filepath, format="tf_saved_model", **kwargs):
-        """As `keras.Model.export`, of the inference model alone."""
-        return self.inference_model.export(filepath, format=format, **kwargs)
-
 
 def as_targets(y):
     """`y` itself where it is a `Targets`, else `y` as the labels of one."""
     return y if isinstance(y, Targets) else Targets(labels=y)
-
-
-def _check_may_write(path, overwrite=True, **kwargs):
-    """Raises where a file is in the way; Keras would ask on the terminal."""
-    if not overwrite and os.path.exists(path):
-        raise ValueError(
-            f"Expected no file at {str(path)!r} with overwrite=False. Received: a file that "
-            "exists. Remove it, choose another path, or pass overwrite=True."
-        )
 
 
 def batch_size(prediction):

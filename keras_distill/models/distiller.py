@@ -8,15 +8,15 @@ from keras_distill import _keras
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import DistillationModel
 from keras_distill.models.base import Outputs
-from keras_distill.models.ensemble import EnsembleNetwork
 from keras_distill.models.ensemble import EnsembleTeacher
+from keras_distill.models.ensemble_network import EnsembleNetwork
+from keras_distill.models.function_loss import expects_probabilities
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
 from keras_distill.models.network import check_compute_dtype
 from keras_distill.models.terms import BoundTerm
 from keras_distill.models.terms import Term
-from keras_distill.models.terms import expects_probabilities
 from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import as_terms
 from keras_distill.models.wiring import check_activation
@@ -65,7 +65,6 @@ class Distiller(DistillationModel):
     Keras counts any weight of 0), metrics leave them out, the other terms keep them.
 
     Example:
-
     ```python
     distiller = kd.Distiller(teacher, student, kd.losses.SoftTargets(temperature=4.0))
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -86,6 +85,7 @@ class Distiller(DistillationModel):
         distillation_losses,
         student_loss_weight=1.0,
         class_map=None,
+        *,
         teacher_from_logits=None,
         student_from_logits=None,
         teacher_dtype=None,
@@ -185,7 +185,9 @@ class Distiller(DistillationModel):
         compared = []
         for term in self.terms:
             if term.on_features:
-                targets = [zero_masked(self._feature("teacher", teacher, p)) for p in term.teacher_paths]
+                targets = [
+                    zero_masked(self._feature("teacher", teacher, p)) for p in term.teacher_paths
+                ]
                 features = [self._feature("student", student, p) for p in term.student_paths]
                 compared.append((targets, term.connected(features, training)))
             else:

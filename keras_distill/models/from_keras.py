@@ -10,8 +10,8 @@ import keras
 from keras_distill.losses import Hint
 from keras_distill.losses import LogitMSE
 from keras_distill.losses import SoftTargets
+from keras_distill.models.function_loss import FunctionLoss
 from keras_distill.models.labels import loss_name
-from keras_distill.models.terms import FunctionLoss
 from keras_distill.models.terms import Term
 
 
@@ -25,7 +25,7 @@ def terms_of(distiller):
     | --- | --- |
     | `LogitsDistillation`, any form of KL divergence | `SoftTargets(temperature)` |
     | `LogitsDistillation`, categorical cross-entropy | `SoftTargets(temperature)`, weight / T^2 |
-    | `LogitsDistillation`, mean squared error | `LogitMSE()`, weight / T^2 (Keras divides the logits) |
+    | `LogitsDistillation`, mean squared error | `LogitMSE()`, weight / T^2 |
     | `FeatureDistillation`, mean squared error | `Hint()` |
     | any other loss of features or predictions | that loss |
 

@@ -54,9 +54,7 @@ class Network:
         compute_dtype: Run the layers in this dtype ("bfloat16"); `None` leaves their policies.
     """
 
-    def __init__(
-        self, model, role, paths=(), from_logits=None, frozen=False, compute_dtype=None
-    ):
+    def __init__(self, model, role, paths=(), from_logits=None, frozen=False, compute_dtype=None):
         self.model = model
         self.role = role
         self.paths = list(dict.fromkeys(paths))

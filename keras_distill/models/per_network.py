@@ -25,9 +25,7 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
     def __init__(self, optimizers, name="per_network"):
         super().__init__(learning_rate=0.0, name=name)
         if not optimizers:
-            raise ValueError(
-                _checks.message("at least one optimizer", "optimizers", optimizers)
-            )
+            raise ValueError(_checks.message("at least one optimizer", "optimizers", optimizers))
         self.optimizers = [keras.optimizers.get(optimizer) for optimizer in optimizers]
         self._groups = None
         self._inner_ready = True

@@ -10,18 +10,9 @@ from keras_distill import _keras
 from keras_distill import connectors
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.feature import Hint
+from keras_distill.models.function_loss import as_loss
+from keras_distill.models.function_loss import at_temperature
 from keras_distill.schedules import Schedule
-
-PROBABILITY_LOSSES = (
-    "kl_divergence",
-    "kullback_leibler_divergence",
-    "categorical_crossentropy",
-    "binary_crossentropy",
-    "categorical_focal_crossentropy",
-    "binary_focal_crossentropy",
-    "sparse_categorical_crossentropy",
-    "poisson",
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -143,82 +134,6 @@ class Term:
         return f"Term({self.name}{where}, weight={self.weight!r})"
 
 
-@keras.saving.register_keras_serializable(package="keras_distill")
-class FunctionLoss(DistillationLoss):
-    """A plain function of (teacher, student) as a loss.
-
-    Args:
-        fn: A function that returns one value a prediction, or a scalar (a mean over the
-            batch). To be saved, it must be registered with
-            `keras.saving.register_keras_serializable` or be a function of Keras.
-    """
-
-    def __init__(self, fn, name=None, **kwargs):
-        name = name or getattr(fn, "__name__", "")
-        super().__init__(name=name if name.isidentifier() else "function_loss", **kwargs)
-        self.fn = fn
-
-    def call(self, y_true, y_pred):
-        return self.fn(y_true, y_pred)
-
-    def get_config(self):
-        return {**super().get_config(), "fn": keras.saving.serialize_keras_object(self.fn)}
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        config["fn"] = _deserialize(config["fn"])
-        return cls(**config)
-
-
-def as_loss(loss):
-    """A `keras.losses.Loss` from a loss, a Keras loss's name, or a function."""
-    if isinstance(loss, str):
-        try:
-            loss = keras.losses.get(loss)
-        except ValueError:
-            loss = None
-        if loss is None:
-            raise ValueError(
-                "Expected `loss` to be a loss of keras_distill.losses, a keras.losses.Loss, "
-                "the name of a Keras loss, or a function of (teacher, student). Received an "
-                "unknown name. Call e.g. Term(keras_distill.losses.SoftTargets())."
-            )
-    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
-        raise TypeError(
-            _checks.message("`loss` to be an instance", "loss", loss.__name__, "Call the class.")
-        )
-    if isinstance(loss, keras.losses.Loss):
-        return loss
-    if callable(loss):
-        return FunctionLoss(loss)
-    raise TypeError(
-        _checks.message(
-            "`loss` to be a keras.losses.Loss, the name of a Keras loss, or a function of "
-            "(teacher, student)",
-            "loss",
-            loss,
-        )
-    )
-
-
-def expects_probabilities(loss):
-    """Whether a loss of Keras itself compares probabilities rather than logits."""
-    if isinstance(loss, FunctionLoss):
-        return getattr(loss.fn, "__name__", "") in PROBABILITY_LOSSES
-    return _keras.to_snake_case(type(loss).__name__) in PROBABILITY_LOSSES + ("kldivergence",)
-
-
-def at_temperature(loss, temperature):
-    """A view of `loss` with another temperature, its variables shared.
-
-    Not `copy.copy`: Keras copies by way of the config.
-    """
-    view = object.__new__(type(loss))
-    view.__dict__.update(loss.__dict__, temperature=temperature)
-    return view
-
-
 class BoundTerm(keras.layers.Layer):
     """A term inside a wrapper: owns its weight, its temperature and its connectors.
 
@@ -283,7 +198,9 @@ class BoundTerm(keras.layers.Layer):
     def _check_shapes(self, part, student, teacher):
         if part is not None or teacher is None or not isinstance(self.loss, Hint):
             return
-        known = [(s, t) for s, t in zip(student[1:], teacher[1:]) if s is not None and t is not None]
+        known = [
+            (s, t) for s, t in zip(student[1:], teacher[1:]) if s is not None and t is not None
+        ]
         if len(student) != len(teacher) or any(s != t for s, t in known):
             raise ValueError(
                 f"Expected features of the same shape for the term {self.name!r}. Received: "

@@ -1,6 +1,5 @@
 """How networks, terms and label sets fit together: the checks and the class map."""
 
-import keras
 from keras import ops
 
 from keras_distill import _checks

@@ -63,8 +63,10 @@ def probabilities(model, images, temperature=1.0):
         if outputs.shape[-1] == 1:
             outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=-1)
         outputs = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-    elif outputs.shape[-1] == 1:
-        outputs = np.concatenate([1.0 - outputs, outputs], axis=-1)
+    else:
+        if outputs.shape[-1] == 1:
+            outputs = np.concatenate([1.0 - outputs, outputs], axis=-1)
+        outputs = np.clip(outputs, 0.0, 1.0) ** (1.0 / temperature)
     return outputs / outputs.sum(axis=-1, keepdims=True)
 
 

@@ -189,7 +189,7 @@ def test_rows_without_a_label_count_zero():
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", each([case for case in DISTINCT if case.by_row]))
-def test_two_replicas_take_the_step_of_one(case):
+def test_two_replicas_take_the_step_of_one(case, two_replicas):
     """A called loss: the gradients of the replicas sum to that of one device."""
     import tensorflow as tf
 
@@ -216,7 +216,7 @@ def test_two_replicas_take_the_step_of_one(case):
         return strategy.reduce("SUM", per_replica, axis=None).numpy()
 
     alone = gradient_of(tf.distribute.OneDeviceStrategy("CPU:0"))
-    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two = two_replicas
     assert two.num_replicas_in_sync == 2
     np.testing.assert_allclose(gradient_of(two), alone, rtol=1e-5, atol=1e-6)
     assert np.abs(alone).max() > 1e-3

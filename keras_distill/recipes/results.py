@@ -1,0 +1,99 @@
+"""From trained networks to the results, pictures and report of a run."""
+
+import keras
+
+from keras_distill import reporting
+from keras_distill.recipes import evaluation
+
+PICTURES = 2000
+
+
+def entry(name, network, path, scores, latency_ms=None):
+    """One of `models` in `results.json`.
+
+    Args:
+        name: The model's name in tables.
+        network: One of the trained networks.
+        path: Its `.keras` file.
+        scores: What `evaluation.scores` gave, one a seed.
+        latency_ms: Milliseconds of one image, or None.
+    """
+    agreements = [score["agreement"] for score in scores]
+    return {
+        "name": name,
+        "accuracy": [score["accuracy"] for score in scores],
+        "agreement": None if None in agreements else agreements,
+        "calibration_error": [score["calibration_error"] for score in scores],
+        "parameters": evaluation.parameters(network),
+        "bytes": evaluation.size(path),
+        "latency_ms": latency_ms,
+    }
+
+
+def dataset_entry(split):
+    """`dataset` in `results.json`, of a `kd.data.Split`."""
+    return {
+        "name": split.test.name.rsplit("/", 1)[0],
+        "train": len(split.train),
+        "test": len(split.test),
+        "image_shape": list(split.test.image_shape),
+    }
+
+
+def write_pictures(run, teacher, student, test, temperature):
+    """Writes what the report draws: test images, and what teacher and student say of them.
+
+    Args:
+        run: The `RunFolder`.
+        teacher: The teacher.
+        student: The student.
+        test: The test `ImageData`; its first 2,000 images are drawn from.
+        temperature: Of the soft targets, or None for probabilities alone.
+    """
+    images, labels = test.images[:PICTURES], test.labels[:PICTURES]
+    arrays = {
+        "images": images,
+        "labels": labels,
+        "teacher_probabilities": evaluation.probabilities(teacher, images).astype("float32"),
+        "student_probabilities": evaluation.probabilities(student, images).astype("float32"),
+    }
+    if temperature is not None:
+        soft = evaluation.probabilities(teacher, images, temperature)
+        arrays |= {"soft_targets": soft.astype("float32"), "temperature": temperature}
+    run.write_pictures(**arrays)
+
+
+def finish(run, results):
+    """Writes `results.json` and, where matplotlib is installed, `report.html`.
+
+    Args:
+        run: The `RunFolder`.
+        results: As `kd.reporting.report` describes.
+
+    Returns:
+        `(path of the report or None, why it is missing or "")`.
+    """
+    run.write_results(results)
+    try:
+        return reporting.report(run), ""
+    except ImportError as error:
+        return None, str(error)
+
+
+class Progress(keras.callbacks.Callback):
+    """Moves one bar of a `rich.progress.Progress` on by an epoch at a time.
+
+    Args:
+        progress: The `rich.progress.Progress`.
+        task: The bar's id.
+    """
+
+    def __init__(self, progress, task):
+        super().__init__()
+        self.progress = progress
+        self.task = task
+
+    def on_epoch_end(self, epoch, logs=None):
+        accuracy = (logs or {}).get("accuracy")
+        note = "" if accuracy is None else f"training accuracy {100 * accuracy:.1f} %"
+        self.progress.update(self.task, completed=epoch + 1, note=note)
