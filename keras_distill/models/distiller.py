@@ -10,7 +10,6 @@ from keras_distill.models.base import DistillationModel
 from keras_distill.models.base import Outputs
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.ensemble_network import EnsembleNetwork
-from keras_distill.models.function_loss import expects_probabilities
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
@@ -21,6 +20,7 @@ from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import as_terms
 from keras_distill.models.wiring import check_activation
 from keras_distill.models.wiring import check_class_map
+from keras_distill.models.wiring import check_scales
 from keras_distill.models.wiring import check_separate
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import normalized_class_map
@@ -256,15 +256,7 @@ class Distiller(DistillationModel):
     def _check_predictions(self, term, teacher):
         student = self._student_network
         if not getattr(term.loss, "on_logits", False):
-            if expects_probabilities(term.loss):
-                for role, network in (("teacher", teacher), ("student", student)):
-                    if LOGITS in network.heads:
-                        raise ValueError(
-                            f"Expected probabilities from the {role} for the term {term.name!r}: "
-                            f"{type(term.loss).__name__} of Keras does not read logits. Received: "
-                            f"a {role} that ends in logits. Use "
-                            "keras_distill.losses.SoftTargets(temperature) instead."
-                        )
+            check_scales(term, teacher.heads, student.heads)
             self._check_counts(term, teacher, student)
             return
         activation = getattr(term.loss, "activation", SOFTMAX)

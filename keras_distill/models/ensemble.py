@@ -116,6 +116,8 @@ class EnsembleTeacher(DistillationModel):
             output structure, and the log of the normalised weights, shape (members,) or
             (batch, members).
         """
+        if networks is None:
+            self._settle(inputs)
         outputs = [network(inputs, training=training) for network in networks or self._networks]
         structure = outputs[0].prediction
         heads = [network.heads for network in networks or self._networks]
@@ -260,9 +262,38 @@ class EnsembleTeacher(DistillationModel):
 
     def check_data(self, x, y):
         super().check_data(x, y)
+        self._settle_from(x)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`: `loss` and metrics are the ensemble's."""
+        self._settle_from(x)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`."""
+        self._settle_from(x)
+        return super().predict(x, *args, **kwargs)
+
+    def _settle_from(self, x):
+        if any(network.is_open for network in self._networks):
+            self._settle(_keras.first_inputs(x))
+
+    def _settle(self, inputs):
+        """Learns from `inputs` whether members without a graph return logits."""
+        if not any(network.is_open for network in self._networks):
+            return
+        try:
+            if inputs is not None:
+                inputs = keras.tree.map_structure(ops.convert_to_numpy, inputs)
+        except Exception:  # Inputs of a trace; each backend has an error of its own.
+            inputs = None
+        if inputs is None:
+            raise ValueError(
+                "Expected to know whether the members return logits. Received: members without "
+                "a graph and no data to look at. Pass members_from_logits=True or False."
+            )
         for network in self._networks:
-            if network.is_open:
-                network.settle(_keras.first_inputs(x))
+            network.settle(inputs)
 
     @property
     def inference_model(self):

@@ -7,10 +7,12 @@ function `kl_divergence`, to which it hands raw logits divided by the temperatur
 
 import keras
 
+from keras_distill import _checks
 from keras_distill.losses import Hint
 from keras_distill.losses import LogitMSE
 from keras_distill.losses import SoftTargets
-from keras_distill.models.function_loss import FunctionLoss
+from keras_distill.losses.base import DistillationLoss
+from keras_distill.models.function_loss import as_loss
 from keras_distill.models.labels import loss_name
 from keras_distill.models.terms import Term
 
@@ -80,8 +82,32 @@ def _logits_term(loss, temperature, weight):
         return Term(SoftTargets(temperature), weight=weight / temperature**2)
     if name in ("mean_squared_error", "mse"):
         return Term(LogitMSE(), weight=weight / temperature**2)
+    return Term(TemperedLoss(loss, temperature, name=name), weight=weight)
 
-    def scaled(teacher, student):
-        return loss(teacher / temperature, student / temperature)
 
-    return Term(FunctionLoss(scaled, name=name), weight=weight)
+@keras.saving.register_keras_serializable(package="keras_distill")
+class TemperedLoss(DistillationLoss):
+    """A loss that sees logits divided by a temperature, as `LogitsDistillation` does.
+
+    Args:
+        loss: A loss of Keras, its name, or a function of (teacher, student).
+        temperature: Positive number.
+    """
+
+    on_logits = True
+
+    def __init__(self, loss, temperature, **kwargs):
+        super().__init__(**kwargs)
+        self.loss = as_loss(loss)
+        self.temperature = _checks.positive("temperature", temperature)
+
+    def call(self, y_true, y_pred):
+        return self.loss.call(y_true / self.temperature, y_pred / self.temperature)
+
+    def get_config(self):
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {**super().get_config(), "loss": loss, "temperature": self.temperature}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})

@@ -50,15 +50,19 @@ def as_loss(loss):
     """A `keras.losses.Loss` from a loss, a Keras loss's name, or a function."""
     if isinstance(loss, str):
         try:
-            loss = keras.losses.get(loss)
+            found = keras.losses.get(loss)
         except ValueError:
-            loss = None
-        if loss is None:
+            found = None
+        if found is None:
             raise ValueError(
-                "Expected `loss` to be a loss of keras_distill.losses, a keras.losses.Loss, "
-                "the name of a Keras loss, or a function of (teacher, student). Received an "
-                "unknown name. Call e.g. Term(keras_distill.losses.SoftTargets())."
+                _checks.message(
+                    "`loss` to be a loss of keras_distill.losses or the name of a Keras loss",
+                    "loss",
+                    loss,
+                    "Call e.g. Term(keras_distill.losses.SoftTargets()).",
+                )
             )
+        loss = found
     if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
         raise TypeError(
             _checks.message("`loss` to be an instance", "loss", loss.__name__, "Call the class.")
@@ -75,6 +79,12 @@ def as_loss(loss):
             loss,
         )
     )
+
+
+def is_of_keras(loss):
+    """Whether it is a loss, or a function, of Keras itself."""
+    made = loss.fn if isinstance(loss, FunctionLoss) else type(loss)
+    return str(getattr(made, "__module__", "")).partition(".")[0] == "keras"
 
 
 def expects_probabilities(loss):

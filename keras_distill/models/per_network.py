@@ -27,6 +27,11 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         if not optimizers:
             raise ValueError(_checks.message("at least one optimizer", "optimizers", optimizers))
         self.optimizers = [keras.optimizers.get(optimizer) for optimizer in optimizers]
+        if len({id(optimizer) for optimizer in self.optimizers}) != len(self.optimizers):
+            raise ValueError(
+                "Expected `optimizers` to be one object a network, for each holds the state of "
+                f"one. Received: the same {type(self.optimizers[0]).__name__} twice. Make two."
+            )
         self._groups = None
         self._inner_ready = True
 

@@ -12,6 +12,7 @@ from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.feature import Hint
 from keras_distill.models.function_loss import as_loss
 from keras_distill.models.function_loss import at_temperature
+from keras_distill.models.function_loss import is_of_keras
 from keras_distill.schedules import Schedule
 
 
@@ -196,15 +197,19 @@ class BoundTerm(keras.layers.Layer):
         self._term.connector = connectors_ if len(connectors_) > 1 else connectors_[0]
 
     def _check_shapes(self, part, student, teacher):
-        if part is not None or teacher is None or not isinstance(self.loss, Hint):
+        # Losses of relations take features of any shape; Keras's would broadcast them.
+        if teacher is None or not (isinstance(self.loss, Hint) or is_of_keras(self.loss)):
             return
+        if part is not None:
+            student = part.compute_output_shape(student)
         known = [
             (s, t) for s, t in zip(student[1:], teacher[1:]) if s is not None and t is not None
         ]
         if len(student) != len(teacher) or any(s != t for s, t in known):
             raise ValueError(
                 f"Expected features of the same shape for the term {self.name!r}. Received: "
-                f"teacher {tuple(teacher)}, student {tuple(student)}. "
+                f"teacher {tuple(teacher)}, student {tuple(student)}"
+                f"{'' if part is None else ' after the connector'}. "
                 "Pass connector='auto' to fit the student's feature to the teacher's."
             )
 
@@ -306,7 +311,11 @@ def zero_masked(feature):
 
 
 def _number_or_schedule(name, value, check):
-    return value if isinstance(value, Schedule) else check(name, value)
+    if not isinstance(value, Schedule):
+        return check(name, value)
+    for step in (0, 10**9):  # The ends of a schedule, between which it moves.
+        check(f"{name}, a schedule, at step {step}", float(ops.convert_to_numpy(value(step))))
+    return value
 
 
 def _as_list(value):

@@ -4,6 +4,10 @@ from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill.models.function_loss import expects_probabilities
+from keras_distill.models.function_loss import is_of_keras
+from keras_distill.models.network import LOGITS
+from keras_distill.models.network import OPEN
 from keras_distill.models.network import PROBABILITIES
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
@@ -81,6 +85,38 @@ def check_activation(term, role, head, units, activation):
             "invariant to a shift of the logits. Received: probabilities from a model without a "
             "graph. Return logits, or use a loss such as SoftTargets."
         )
+
+
+def check_scales(term, teacher_heads, student_heads):
+    """Raises where a loss of Keras would compare probabilities with logits.
+
+    A function or loss of the user's sees the predictions as they are.
+    """
+    if not is_of_keras(term.loss):
+        return
+    of_probabilities = expects_probabilities(term.loss)
+    from_logits = bool(term.loss.get_config().get("from_logits", False))
+    for teacher, student in zip(teacher_heads, student_heads):
+        if OPEN in (teacher, student):
+            continue
+        if of_probabilities:
+            wrong = "teacher" if teacher == LOGITS else None
+            if (student == LOGITS) != from_logits:
+                wrong = wrong or "student"
+            if wrong is not None:
+                wanted = "logits" if wrong == "student" and from_logits else "probabilities"
+                received = "probabilities" if wanted == "logits" else "logits"
+                raise ValueError(
+                    f"Expected {wanted} from the {wrong} for the term {term.name!r}, a loss of "
+                    f"Keras that reads them. Received: a {wrong} that returns {received}. Use "
+                    "keras_distill.losses.SoftTargets(temperature), which finds the logits."
+                )
+        elif (teacher == LOGITS) != (student == LOGITS):
+            raise ValueError(
+                f"Expected logits from both or probabilities from both for the term "
+                f"{term.name!r}. Received: teacher {teacher}, student {student}. Use "
+                "keras_distill.losses.LogitMSE or SoftTargets, which find the logits."
+            )
 
 
 def normalized_class_map(class_map):

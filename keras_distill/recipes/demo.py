@@ -48,7 +48,7 @@ def demo(out="runs/demo", seeds=5, epochs=40, seed=0, restart=False, say=print):
         epochs: Epochs of every training.
         seed: The first student's seed; the teacher's members follow from it too.
         restart: Whether to remove an earlier run in the folder first.
-        say: Called with each line, and each rich renderable, for the person who waits.
+        say: Called with each line for the person who waits.
 
     Returns:
         `(results, strays)`: what `results.json` holds, and a sentence for each exported file
@@ -71,9 +71,7 @@ def demo(out="runs/demo", seeds=5, epochs=40, seed=0, restart=False, say=print):
     say("Measuring, and exporting the distilled student of the first seed.")
     results, strays = _measure(run, digits, settings, teacher, alone, distilled)
     path, missing = run_results.finish(run, results)
-    say(reporting.models_table(results).rich())
-    say(reporting.exports_table(results).rich())
-    say(reporting.gain_sentence(results))
+    run_results.show(results, say)
     say(f"Report: {path}" if path else f"No report: {missing}")
     return results, strays
 

@@ -7,12 +7,15 @@ import keras
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill import data
 from keras_distill import export
 from keras_distill import metrics
+from keras_distill import reporting
 from keras_distill.export import _runner
 from keras_distill.heads import head_of
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.recipes import networks
+from keras_distill.reporting import tables
 
 BATCH = 256
 
@@ -25,7 +28,7 @@ def open_model(path):
     return networks.load(path)
 
 
-def image_size(model):
+def asked_size(model):
     """(height, width) that a model or runner asks for; None where it is open."""
     if isinstance(model, keras.Model):
         shape = networks.image_shape(model)
@@ -167,3 +170,70 @@ def latency_ms(path):
         except ValueError:
             return None
         return export.latency(file).median_ms
+
+
+def compare(paths, dataset, data_dir=None, image_size=None, limit=None, teacher=None):
+    """Several networks and exported files, side by side on the test part of a data set.
+
+    Args:
+        paths: `.keras` and `.tflite` files and SavedModel folders.
+        dataset, data_dir: As in `kd.data.load`.
+        image_size: Side of the images; None for what the networks ask for.
+        limit: At most so many test images.
+        teacher: The file whose answers the others are held against; None for none.
+
+    Returns:
+        `(entries, test)`: for each path a dict with `file`, `parameters`, `bytes`,
+        `latency_ms` and what `scores` gives; and the test `ImageData`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read or does not fit the data.
+    """
+    opened = {str(path): open_model(path) for path in [*paths, *([teacher] if teacher else [])]}
+    sizes = [found for model in opened.values() if (found := asked_size(model))]
+    test = data.load(
+        dataset,
+        data_dir,
+        "test",
+        image_size=image_size or next(iter(sizes), None),
+        test_limit=limit,
+    )
+    found = {}
+    for path, model in opened.items():
+        if isinstance(model, keras.Model):
+            networks.check_fits(model, test.image_shape, test.class_count, path)
+        found[path] = probabilities(model, test.images)
+    said = found[str(teacher)] if teacher else None
+    entries = [
+        {
+            "file": path,
+            "parameters": parameters(opened[path]),
+            "bytes": size(path),
+            "latency_ms": latency_ms(path),
+            **scores(found[path], test.labels, said),
+        }
+        for path in map(str, paths)
+    ]
+    return entries, test
+
+
+def comparison_table(entries, test):
+    """What `compare` found as a `kd.reporting.Table`."""
+    columns = {
+        "accuracy %": lambda entry: tables.percent(entry["accuracy"]),
+        "loss": lambda entry: f"{entry['loss']:.4f}",
+        "calibration error %": lambda entry: tables.percent(entry["calibration_error"]),
+        "agrees with teacher %": lambda entry: tables.percent(entry["agreement"]),
+        "parameters": lambda entry: tables.whole(entry["parameters"]),
+        "size": lambda entry: tables.size(entry["bytes"]),
+        "ms an image": lambda entry: tables.milliseconds(entry["latency_ms"]),
+    }
+    kept = {
+        name: cells
+        for name, cell in columns.items()
+        if set(cells := [cell(entry) for entry in entries]) != {tables.MISSING}
+    }
+    rows = zip([entry["file"] for entry in entries], *kept.values())
+    title = f"{test.name}, {len(test):,} images"
+    return reporting.Table(title, ("file", *kept), tuple(rows))

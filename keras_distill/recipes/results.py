@@ -1,5 +1,8 @@
 """From trained networks to the results, pictures and report of a run."""
 
+import shutil
+import sys
+
 import keras
 
 from keras_distill import reporting
@@ -78,6 +81,23 @@ def finish(run, results):
         return reporting.report(run), ""
     except ImportError as error:
         return None, str(error)
+
+
+def show(results, say=print):
+    """Says the tables of a run's results, and whether there is a gain."""
+    tables = [reporting.models_table(results), reporting.exports_table(results)]
+    for table in filter(None, tables):
+        say(draw(table))
+        say("")
+    sentence = reporting.gain_sentence(results)
+    if sentence:
+        say(sentence)
+
+
+def draw(table):
+    """A table as text, as wide as the terminal that it is meant for."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return table.text(width)
 
 
 class Progress(keras.callbacks.Callback):

@@ -1,0 +1,359 @@
+"""The command line: `keras-distill demo | train | evaluate | export | compare | losses`.
+
+What a command does is in `keras_distill.recipes`; here are its options, its help and its errors.
+"""
+
+import os
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from keras_distill._version import __version__
+
+# What TensorFlow's C++ tells a user who debugs TensorFlow. Set before anything runs on it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+USAGE_ERROR = 2
+STRAYED = 1
+INTERRUPTED = 130
+MOST_CHARACTERS = 600
+OURS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Quantization(str, Enum):
+    """Numbers in a `.tflite` file."""
+
+    float16 = "float16"
+    dynamic = "dynamic"
+    int8 = "int8"
+
+
+class Format(str, Enum):
+    """What a network is exported to."""
+
+    tflite = "tflite"
+    saved_model = "saved-model"
+
+
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="digits (scikit-learn's, no network needed), a name of tensorflow-datasets "
+        "(mnist, cifar10, ...), or a folder with one sub-folder of images a class, or with "
+        "train and test folders of such."
+    ),
+]
+OptionalDataset = Annotated[
+    str | None,
+    typer.Option(
+        help="As in `train`: training images for the ranges of int8, test images to check on."
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(help="Folder with data prepared by tensorflow-datasets. [env: TFDS_DATA_DIR]"),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize images to this side. Default: as the network asks.")
+]
+TestLimit = Annotated[int | None, typer.Option(help="Use so many test images.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Remove an earlier run in --out first.")]
+Teacher = Annotated[
+    str | None, typer.Option(help="File whose answers the others are held against.")
+]
+
+
+def _version(wanted):
+    if wanted:
+        print(f"keras-distill {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Goes anywhere.")
+    ] = False,
+):
+    """Knowledge distillation for Keras 3: train a small model that knows what a large one knows.
+
+    \b
+    keras-distill demo                           the whole path, on real digits, in minutes
+    keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20
+    keras-distill evaluate runs/train/models/student.keras --dataset cifar10
+    keras-distill export runs/train/models/student.keras --quantize int8 --dataset cifar10
+    keras-distill COMMAND --help                 options and examples of a command
+    """
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/demo",
+    seeds: Annotated[int, typer.Option(help="Students of each kind.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of every training.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the first student.")] = 0,
+    restart: Restart = False,
+):
+    """Distil on real handwritten digits, compare, export to TF Lite, and report.
+
+    Trains an ensemble of five CNNs on 400 images, then a student of 622 parameters alone and
+    distilled, for several seeds. The same command goes on where an earlier one stopped.
+
+    \b
+    keras-distill demo
+    keras-distill demo --seeds 2 --epochs 10 --out runs/quick
+    """
+    _start(deterministic=True)
+    from keras_distill.recipes.demo import demo as run
+
+    _, strays = run(out, seeds, epochs, seed, restart)
+    for sentence in strays:
+        print(sentence, file=sys.stderr)
+    if strays:
+        raise typer.Exit(STRAYED)
+
+
+@app.command()
+def train(
+    dataset: Dataset,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="A network's name, trained first, or a .keras file, taken as it is. Names: "
+            "small-CHANNELS, resnetDEPTH, resnetDEPTHx4, wrn-DEPTH-WIDTH; such as small-32, "
+            "resnet20, resnet56, resnet32x4, wrn-16-2."
+        ),
+    ],
+    student: Annotated[
+        str, typer.Option(help="A network's name, or a .keras file to start from.")
+    ],
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    limit: Annotated[int | None, typer.Option(help="Use so many training images.")] = None,
+    ensemble: Annotated[
+        int, typer.Option(help="Train so many teachers together and average them.")
+    ] = 1,
+    loss: Annotated[
+        str, typer.Option(help="A loss that `keras-distill losses` lists.")
+    ] = "SoftTargets",
+    temperature: Annotated[
+        float | None, typer.Option(help="The loss's temperature. Default: the loss's own.")
+    ] = None,
+    weight: Annotated[float, typer.Option(help="Factor of the distillation loss.")] = 0.9,
+    label_weight: Annotated[float, typer.Option(help="Factor of the label loss.")] = 0.1,
+    epochs: Annotated[int, typer.Option(help="Epochs of the student.")] = 20,
+    teacher_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the teacher. Default: as many.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    seed: Seed = 0,
+    augment: Annotated[
+        bool, typer.Option(help="Shift training images at random, by up to an eighth of the side.")
+    ] = False,
+    flip: Annotated[
+        bool, typer.Option(help="Mirror half of them, with --augment; not for digits, letters.")
+    ] = True,
+    baseline: Annotated[
+        bool, typer.Option(help="Train the same student without teacher too, to compare.")
+    ] = False,
+    out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/train",
+    restart: Restart = False,
+):
+    """Train a teacher (unless it is a file) and distil a student from it.
+
+    Images reach the networks as float32 in 0..1. The run's folder holds settings.json,
+    metrics.jsonl, results.json, report.html and the models. The same command goes on where an
+    earlier one stopped, even one that was killed, and ends with the same weights.
+
+    \b
+    keras-distill train --dataset digits --teacher small-32 --ensemble 5 --student small-4
+    keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20 --augment
+    keras-distill train --dataset photos/ --image-size 64 --teacher big.keras --student small-16
+    keras-distill train --dataset mnist --teacher small-32 --student small-4 --loss DecoupledKD
+    """
+    options = {name: value for name, value in locals().items() if name not in ("out", "restart")}
+    _start(deterministic=True)
+    from keras_distill.recipes.distillation import Settings
+    from keras_distill.recipes.distillation import distil
+
+    # Keras's bar moves on a terminal; elsewhere a line an epoch.
+    distil(Settings(**options), out, restart, verbose=1 if sys.stdout.isatty() else 2)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A .keras or .tflite file, or a SavedModel folder.")],
+    dataset: Dataset,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    limit: TestLimit = None,
+    teacher: Teacher = None,
+):
+    """Measure a network on the test images of a data set: accuracy, loss, calibration.
+
+    \b
+    keras-distill evaluate student.keras --dataset digits
+    keras-distill evaluate student_int8.tflite --dataset digits --teacher teacher.keras
+    """
+    _compare([model], dataset, data_dir, image_size, limit, teacher)
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(help=".keras or .tflite files, or SavedModel folders.")
+    ],
+    dataset: Dataset,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    limit: TestLimit = None,
+    teacher: Teacher = None,
+):
+    """Show several networks side by side: accuracy, agreement, parameters, bytes, speed.
+
+    Speed is that of TF Lite's interpreter, for a .keras file of its float32 conversion.
+
+    \b
+    keras-distill compare alone.keras distilled.keras --dataset digits --teacher teacher.keras
+    keras-distill compare student.keras student_int8.tflite --dataset digits
+    """
+    _compare(models, dataset, data_dir, image_size, limit, teacher)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A .keras file, or for tflite a SavedModel folder.")],
+    out: Annotated[
+        str | None, typer.Option(help="What to write. Default: beside the model, by its name.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.tflite,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="Smaller numbers. Default: float32.")
+    ] = None,
+    int8_io: Annotated[
+        bool, typer.Option("--int8-io", help="With int8: inputs and outputs are int8 too.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Fixed batch; 0 leaves it open.", min=0)] = 1,
+    dataset: OptionalDataset = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    limit: TestLimit = None,
+):
+    """Write a network as a .tflite file or a SavedModel, and check it on a data set.
+
+    The check runs the file and raises an error (status 1) where it strays from the network:
+    float32 by more than 1e-4, float16 in 1 %, int8 in 2 % of its answers.
+
+    \b
+    keras-distill export student.keras
+    keras-distill export student.keras --quantize int8 --dataset digits
+    keras-distill export student.keras --format saved-model --out student_saved_model
+    """
+    _start()
+    from keras_distill.recipes.exporting import write
+
+    path, report = write(
+        model,
+        out,
+        format.value,
+        quantize.value if quantize else None,
+        int8_io,
+        batch_size or None,
+        dataset,
+        data_dir,
+        image_size,
+        limit,
+    )
+    print(f"Written: {path}")
+    print(report.summary() if report else "Not checked: name a data set with --dataset.")
+
+
+@app.command()
+def losses():
+    """List the losses for `train --loss`, each with its paper."""
+    from keras_distill import losses as found
+    from keras_distill.recipes.distillation import loss_names
+
+    for name in loss_names():
+        print(f"{name:24} {getattr(found, name).__doc__.splitlines()[0].partition(': see')[0]}")
+
+
+def _compare(models, dataset, data_dir, image_size, limit, teacher):
+    _start()
+    from keras_distill.recipes import evaluation
+    from keras_distill.recipes.results import draw
+
+    entries, test = evaluation.compare(models, dataset, data_dir, image_size, limit, teacher)
+    print(draw(evaluation.comparison_table(entries, test)))
+
+
+def _start(deterministic=False):
+    """Quiets TensorFlow; with `deterministic`, the same seed gives the same weights."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    from keras_distill.export import _output
+    from keras_distill.recipes import training
+
+    tf.get_logger().setLevel("ERROR")
+    with _output.native_output_held_back():  # a machine without GPU is told so at every start
+        tf.config.list_physical_devices()
+        tf.constant(0)
+    if deterministic:
+        training.make_deterministic()
+
+
+def main(arguments=None):
+    """Runs the command line.
+
+    Args:
+        arguments: A list of strings; `sys.argv[1:]` by default.
+
+    Returns:
+        The exit status: 0, 1 for an exported file that strays from its network, 2 for what the
+        user can mend, said in one line.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    try:
+        return app(arguments, prog_name="keras-distill", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        usage = hasattr(error, "format_message")
+        if debug and not usage or not (usage or isinstance(error, OURS)):
+            raise
+        print(_one_line(error), file=sys.stderr)
+        return STRAYED if type(error).__name__ == "ParityError" else USAGE_ERROR
+
+
+def _one_line(error):
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "keras-distill"
+        message = " ".join(error.format_message().split())
+        return f"{command}: {message.rstrip('.')}. See `{command} --help`."
+    message = " ".join(str(error).split()) or type(error).__name__
+    if len(message) > MOST_CHARACTERS:
+        message = message[: MOST_CHARACTERS - 3] + "..."
+    if not message.startswith("Expected"):
+        message += " (--debug shows where.)"
+    return f"keras-distill: {message}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
