@@ -346,7 +346,7 @@ def _one_line(error):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "keras-distill"
         message = " ".join(error.format_message().split())
-        return f"{command}: {message.rstrip('.')}. See `{command} --help`."
+        return f"{command}: {message.rstrip('.?')}. See `{command} --help`."
     message = " ".join(str(error).split()) or type(error).__name__
     if len(message) > MOST_CHARACTERS:
         message = message[: MOST_CHARACTERS - 3] + "..."

@@ -20,6 +20,7 @@ from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.terms import Term
 from keras_distill.recipes import evaluation
+from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
 from keras_distill.recipes import training
 
@@ -117,16 +118,16 @@ def _train_all(run, train, settings, progress):
         term = Term(SoftTargets(TEMPERATURE), weight=SOFT_WEIGHT)
         return Distiller(teacher, model, term, student_loss_weight=LABEL_WEIGHT), model
 
-    networks = {ALONE: [], DISTILLED: []}
+    students = {ALONE: [], DISTILLED: []}
     for seed in range(first, first + settings["seeds"]):
         for name, make in ((ALONE, alone), (DISTILLED, distilled)):
             file = f"{name.replace(' ', '_')}_seed{seed}"
-            networks[name].append(
+            students[name].append(
                 trained(
                     f"{name}, seed {seed}", file, lambda m=make, s=seed: m(s), STUDENT_RATE, seed
                 )
             )
-    return teacher, networks[ALONE], networks[DISTILLED]
+    return teacher, students[ALONE], students[DISTILLED]
 
 
 def _measure(run, digits, settings, teacher, alone, distilled):
@@ -134,8 +135,8 @@ def _measure(run, digits, settings, teacher, alone, distilled):
     test, first = digits.test, settings["seed"]
     said = evaluation.probabilities(teacher, test.images)
 
-    def scores(networks, reference=said):
-        found = [evaluation.probabilities(network, test.images) for network in networks]
+    def scores(trained, reference=said):
+        found = [evaluation.probabilities(network, test.images) for network in trained]
         return [evaluation.scores(one, test.labels, reference) for one in found]
 
     student = distilled[0]
@@ -153,9 +154,9 @@ def _measure(run, digits, settings, teacher, alone, distilled):
             teacher_ms,
         )
     ]
-    for name, networks in ((ALONE, alone), (DISTILLED, distilled)):
+    for name, students in ((ALONE, alone), (DISTILLED, distilled)):
         path = training.model_path(run, files[name])
-        models.append(run_results.entry(name, student, path, scores(networks), student_ms))
+        models.append(run_results.entry(name, student, path, scores(students), student_ms))
     run_results.write_pictures(run, teacher, student, test, TEMPERATURE)
     results = {
         "title": "Knowledge distillation on handwritten digits",
@@ -176,7 +177,7 @@ def _export(run, digits, student):
     scale = 255.0
     train, test = (part.images.astype("float32") / scale for part in (digits.train, digits.test))
     folder = run.path / "models"
-    student.save(folder / "student.keras")
+    networks.save(student, folder / "student.keras")
     paths = [export.saved_model(student, folder / "student_saved_model")]
     for quantize in QUANTIZATIONS:
         path = folder / f"student_{quantize or 'float32'}.tflite"

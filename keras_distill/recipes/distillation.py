@@ -79,11 +79,20 @@ class Settings:
 
 
 def loss_names():
-    """The names of the losses that compare predictions."""
+    """The names of the losses that compare predictions and need no arguments."""
     return [
         name
         for name in losses.__all__
-        if inspect.isclass(found := getattr(losses, name)) and getattr(found, "on_logits", False)
+        if getattr(getattr(losses, name), "on_logits", False) and not _needed(name)
+    ]
+
+
+def _needed(name):
+    """The arguments that a loss cannot do without."""
+    return [
+        argument
+        for argument, parameter in inspect.signature(getattr(losses, name)).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
     ]
 
 
@@ -100,35 +109,22 @@ def loss_named(name, temperature=None):
     """
     known = loss_names()
     if name not in known:
-        if name in losses.__all__:
-            raise ValueError(
-                f"Expected a loss on predictions. Received: {name!r}, which is none: wire it in "
-                "Python, with kd.Term(loss, teacher=..., student=...)."
-            )
+        in_python = name in losses.__all__ and inspect.isclass(getattr(losses, name))
         near = _checks.nearest_names(str(name), known)
         hint = f"Nearest: {', '.join(near)}. " if near else ""
+        if in_python:
+            hint = "That one needs arguments or layers: wire it in Python, with kd.Term. "
         raise ValueError(
-            _checks.message("`loss` to be a loss of keras_distill.losses", "loss", name)
-            + f" {hint}`keras-distill losses` lists them."
+            _checks.message("`loss` to be one that `keras-distill losses` lists", "loss", name)
+            + f" {hint}".rstrip()
         )
     found = getattr(losses, name)
-    arguments = inspect.signature(found).parameters
-    needed = [
-        argument
-        for argument, parameter in arguments.items()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-    if needed:
-        raise ValueError(
-            f"Expected a loss that needs no further arguments. Received: {name}, which asks for "
-            f"{', '.join(needed)}. Use it in Python, with kd.Distiller."
-        )
     if temperature is None:
         return found()
-    if "temperature" not in arguments:
+    if "temperature" not in inspect.signature(found).parameters:
         raise ValueError(
-            _checks.message(f"no `temperature` for {name}, which has none", "temperature", temperature)
+            _checks.message(f"no `temperature` for {name}", "temperature", temperature)
+            + " It has none: leave the option out."
         )
     return found(temperature=temperature)
 
@@ -166,8 +162,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
 
     # What is wrong with a network or the wiring is told before anything is trained.
     candidates = [network(name, settings.seed) for name in (settings.teacher, settings.student)]
-    candidates += [networks.label_loss(candidates[1])]
-    _distiller(*candidates[:2], loss, settings)
+    _distiller(*candidates, loss, settings).compile(loss=networks.label_loss(candidates[1]))
 
     run = reporting.RunFolder(out)
     if training.begin(run, {"command": "train", **dataclasses.asdict(settings)}, restart):

@@ -1,0 +1,37 @@
+"""One process of a cluster, or the only one: trains a wrapper and writes what came of it.
+
+    python worker.py WRAPPER OUT
+
+The cluster is in `TF_CONFIG`; without one, a single device trains on the same global batch.
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main(wrapper, out):
+    from keras_distill import distribution
+
+    strategy = distribution.choose_strategy()
+    import numpy as np
+
+    from tests.contract import WRAPPERS
+    from tests.contract import samples
+
+    with strategy.scope():
+        model = WRAPPERS[wrapper].compiled(batch_norm=False)
+    x, y = WRAPPERS[wrapper].element(*samples(40))
+    history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+    logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
+    weights = {str(i): v.numpy() for i, v in enumerate(model.trainable_variables)}
+    np.savez(out, **weights)
+    with open(f"{out}.json", "w") as file:
+        replicas = strategy.num_replicas_in_sync
+        json.dump({"history": history, "evaluate": logs, "replicas": replicas}, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
