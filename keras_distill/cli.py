@@ -91,7 +91,7 @@ def _root(
     keras-distill evaluate runs/train/models/student.keras --dataset cifar10
     keras-distill export runs/train/models/student.keras --quantize int8 --dataset cifar10
     keras-distill COMMAND --help                 options and examples of a command
-    """
+    """  # noqa: D301
 
 
 @app.command()
@@ -110,7 +110,7 @@ def demo(
     \b
     keras-distill demo
     keras-distill demo --seeds 2 --epochs 10 --out runs/quick
-    """
+    """  # noqa: D301
     _start(deterministic=True)
     from keras_distill.recipes.demo import demo as run
 
@@ -132,9 +132,7 @@ def train(
             "resnet20, resnet56, resnet32x4, wrn-16-2."
         ),
     ],
-    student: Annotated[
-        str, typer.Option(help="A network's name, or a .keras file to start from.")
-    ],
+    student: Annotated[str, typer.Option(help="A network's name, or a .keras file to start from.")],
     data_dir: DataDir = None,
     image_size: ImageSize = None,
     limit: Annotated[int | None, typer.Option(help="Use so many training images.")] = None,
@@ -179,7 +177,7 @@ def train(
     keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20 --augment
     keras-distill train --dataset photos/ --image-size 64 --teacher big.keras --student small-16
     keras-distill train --dataset mnist --teacher small-32 --student small-4 --loss DecoupledKD
-    """
+    """  # noqa: D301
     options = {name: value for name, value in locals().items() if name not in ("out", "restart")}
     _start(deterministic=True)
     from keras_distill.recipes.distillation import Settings
@@ -203,7 +201,7 @@ def evaluate(
     \b
     keras-distill evaluate student.keras --dataset digits
     keras-distill evaluate student_int8.tflite --dataset digits --teacher teacher.keras
-    """
+    """  # noqa: D301
     _compare([model], dataset, data_dir, image_size, limit, teacher)
 
 
@@ -225,7 +223,7 @@ def compare(
     \b
     keras-distill compare alone.keras distilled.keras --dataset digits --teacher teacher.keras
     keras-distill compare student.keras student_int8.tflite --dataset digits
-    """
+    """  # noqa: D301
     _compare(models, dataset, data_dir, image_size, limit, teacher)
 
 
@@ -257,7 +255,7 @@ def export(
     keras-distill export student.keras
     keras-distill export student.keras --quantize int8 --dataset digits
     keras-distill export student.keras --format saved-model --out student_saved_model
-    """
+    """  # noqa: D301
     _start()
     from keras_distill.recipes.exporting import write
 

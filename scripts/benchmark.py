@@ -74,7 +74,8 @@ def variants(arguments):
     count = arguments.images // arguments.batch_size * arguments.batch_size
 
     teacher, student = networks(arguments, "alone")
-    teacher.compile(), student.compile("sgd", label_loss())
+    teacher.compile()
+    student.compile("sgd", label_loss())
     inputs = data.map(lambda x, y: x)
     runs = {
         "student fit": lambda: student.fit(data, shuffle=False, verbose=0),

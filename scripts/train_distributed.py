@@ -1,4 +1,4 @@
-"""Distils on one device, on several GPUs of a machine, or on several machines.
+r"""Distils on one device, on several GPUs of a machine, or on several machines.
 
 The strategy is chosen from what is there: `TF_CONFIG` with several workers gives
 `MultiWorkerMirroredStrategy`, several GPUs `MirroredStrategy`, else one device. Start the same

@@ -166,15 +166,14 @@ def test_backup_and_restore_from_the_first_epoch(wrapper, tmp_path):
     assert_same_state(state(undisturbed), state(resumed), rtol=1e-6, atol=1e-7)
 
 
-def test_evaluate_and_predict_change_nothing(wrapper):
-    model = wrapper.compiled(dropout=0.5)
+@pytest.mark.parametrize("evaluate_terms", [False, True])
+def test_evaluate_and_predict_change_nothing(wrapper, evaluate_terms):
+    model = wrapper.compiled(dropout=0.5, compile={"evaluate_terms": evaluate_terms})
     fit(model, wrapper)
     before = state(model)
     x, y = samples()
     model.evaluate(x, y, verbose=0)
     model.predict(x, verbose=0)
-    model.compile(loss=model.loss, evaluate_terms=True)
-    model.evaluate(x, y, verbose=0)
     assert_same_state(before, state(model), rtol=0, atol=0)
 
 

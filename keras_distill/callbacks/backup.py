@@ -27,7 +27,6 @@ class Backup(keras.callbacks.Callback):
         folder: The folder for the backups of this one training. Made where it is missing.
 
     Example:
-
     ```python
     start = kd.callbacks.restore(model, "runs/backups")
     dataset = kd.data.batches(images, labels, 50, epochs=40, start_epoch=start)

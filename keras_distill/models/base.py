@@ -48,6 +48,11 @@ class DistillationModel(FrozenNetworks):
         self._collects_terms = False
         self._evaluate_terms = None
         self._compiled_loss = None
+        self._step_counter = None
+        if keras.backend.backend() == "jax":
+            self._step_counter = self.add_weight(
+                shape=(), initializer="zeros", dtype="int32", trainable=False, name="step"
+            )
         self._label_loss_tracker = keras.metrics.Mean(name="label_loss")
         self._term_trackers = [keras.metrics.Mean(name=name) for name in term_names]
 
@@ -104,6 +109,8 @@ class DistillationModel(FrozenNetworks):
                 `auto_scale_loss`).
         """
         self.check_label_loss(loss)
+        # Keras keeps those of an earlier `compile` where none are given.
+        self._compile_loss = self._compile_metrics = None
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -157,6 +164,8 @@ class DistillationModel(FrozenNetworks):
             for tracker, (_, value, weight) in zip(self._term_trackers, values):
                 self._log(tracker, value, rows)
                 losses.append(ops.cast(value, "float32") * weight)
+            if training and self._step_counter is not None:
+                self._step_counter.assign_add(1)
         if not losses:
             return ops.zeros(())
         return sum(ops.cast(loss, "float32") for loss in losses)
@@ -200,6 +209,28 @@ class DistillationModel(FrozenNetworks):
         if self._compile_loss is None:
             silent.append(self._label_loss_tracker)
         return {name: value for name, value in logs.items() if name not in {m.name for m in silent}}
+
+    @property
+    def step(self):
+        """The number of updates so far, which schedules read: `optimizer.iterations`.
+
+        JAX's step does not see the optimizer's variables when it computes the loss, so there
+        the wrapper counts its own steps, set right at each `fit`.
+        """
+        if self.optimizer is None:
+            return 0
+        if self._step_counter is None:
+            return self.optimizer.iterations
+        return self._step_counter // self._steps_per_update
+
+    @property
+    def _steps_per_update(self):
+        return getattr(self.optimizer, "gradient_accumulation_steps", None) or 1
+
+    def _set_step_counter(self):
+        if self._step_counter is not None and self.optimizer is not None:
+            updates = ops.cast(self.optimizer.iterations, "int32")
+            self._step_counter.assign(updates * self._steps_per_update)
 
     @staticmethod
     def _log(tracker, value, rows):
@@ -245,17 +276,20 @@ class DistillationModel(FrozenNetworks):
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`; checks what only the data can tell before any training."""
         self.check_data(x, y)
+        self._set_step_counter()
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`: `loss` is what the inference model alone would give."""
         if self.compiled and self.evaluate_terms:
             self.check_data(x, y)
+        self._set_step_counter()
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """As `keras.Model.train_on_batch`."""
         self.check_data(x, y)
+        self._set_step_counter()
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def check_data(self, x, y):

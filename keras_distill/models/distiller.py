@@ -213,7 +213,7 @@ class Distiller(DistillationModel):
 
     def term_values(self, outputs, targets, sample_weight):
         teacher, student, compared = outputs.terms
-        step = self.optimizer.iterations if self.optimizer is not None else 0
+        step = self.step
         values = []
         for term, features in zip(self.terms, compared):
             if features is not None:

@@ -345,6 +345,10 @@ class EnsembleTeacher(DistillationModel):
 def _checked_weights(weights, count):
     if weights is None or callable(weights):
         return weights
+    if isinstance(weights, str) or not hasattr(weights, "__len__"):
+        raise TypeError(
+            _checks.message("`weights` to be numbers, or a callable of `x`", "weights", weights)
+        )
     weights = [_checks.non_negative("weights", float(weight)) for weight in weights]
     if len(weights) != count or sum(weights) <= 0:
         raise ValueError(

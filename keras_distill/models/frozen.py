@@ -68,10 +68,15 @@ class FrozenNetworks(keras.Model):
         return [variable for variable in self.variables if id(variable) not in known]
 
     def save_own_variables(self, store):
+        super().save_own_variables(store)
         for i, state in enumerate(self._seed_states):
             store[f"seed_{i}"] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store):
+        # Own variables (a step counter on JAX) and seeds may be missing: another backend's file.
+        for i, variable in enumerate(self._trainable_variables + self._non_trainable_variables):
+            if str(i) in store.keys():
+                variable.assign(store[str(i)])
         for i, state in enumerate(self._seed_states):
             if f"seed_{i}" in store.keys():
                 state.assign(store[f"seed_{i}"])
@@ -87,8 +92,12 @@ class FrozenNetworks(keras.Model):
 
     def save_weights(self, filepath, **kwargs):
         """As `keras.Model.save_weights`; the frozen networks are left out."""
-        _check_may_write(filepath, **kwargs)
         target = pathlib.Path(filepath)
+        if not target.name.endswith((".weights.h5", ".weights.json")):
+            raise ValueError(
+                _checks.message("`filepath` to end in '.weights.h5'", "filepath", str(filepath))
+            )
+        _check_may_write(target, **kwargs)
         with written_beside(target) as temporary, self.without_frozen():
             super().save_weights(temporary, **kwargs)
             for shard in pathlib.Path(temporary).parent.iterdir():
@@ -97,8 +106,20 @@ class FrozenNetworks(keras.Model):
 
     def load_weights(self, filepath, **kwargs):
         """As `keras.Model.load_weights`; the frozen networks stay as they are."""
-        with self.without_frozen():
-            super().load_weights(filepath, **kwargs)
+        if not os.path.isfile(filepath):
+            raise ValueError(
+                _checks.message("`filepath` to be a weights file", "filepath", str(filepath))
+                + " There is no such file."
+            )
+        try:
+            with self.without_frozen():
+                super().load_weights(filepath, **kwargs)
+        except Exception as error:  # Of many kinds: HDF5's, Keras's, NumPy's.
+            reason = " ".join(str(error).split())[:150]
+            raise ValueError(
+                _checks.message("`filepath` to fit this model", "filepath", str(filepath))
+                + f" It is corrupt, or of another model ({reason})."
+            ) from error
 
     def save(self, filepath, include_teacher=True, **kwargs):
         """As `keras.Model.save`, written beside and renamed, with all that `fit` needs.

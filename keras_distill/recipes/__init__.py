@@ -1,5 +1,6 @@
-"""Recipes: whole settings, from data to a run's folder, as the command line calls them."""
+"""Recipes: whole settings, from data to a run's folder, as the command line calls them.
 
-from keras_distill.recipes.demo import demo
-
-__all__ = ["demo"]
+`demo.demo` is the demo, `distillation.distil` what `keras-distill train` does,
+`evaluation.compare` and `exporting.write` what the other commands do; `training.train` is one
+training of a run, taken up where a kill left it.
+"""

@@ -169,7 +169,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
         say(f"Going on with the run in {run.path}: what is finished is not trained again.")
 
     def fit(name, file, make, how):
-        say(f"{name}: {how.epochs} epochs of {len(train)} images")
+        say(f"{name}: {len(train)} images, epochs: {how.epochs}")
         log = {"model": name, "seed": settings.seed}
         return training.train(run, file, make, train, how, log=log, verbose=verbose)
 

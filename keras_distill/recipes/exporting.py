@@ -64,9 +64,7 @@ def write(
     images = None
     if dataset is not None:
         asked = evaluation.asked_size(evaluation.open_model(source))
-        split = data.load(
-            dataset, data_dir, image_size=image_size or asked, test_limit=limit
-        )
+        split = data.load(dataset, data_dir, image_size=image_size or asked, test_limit=limit)
         if isinstance(network, keras.Model):
             shape, classes = split.test.image_shape, split.test.class_count
             networks.check_fits(network, shape, classes, source)

@@ -317,6 +317,17 @@ def test_label_free_training_from_a_dataset_of_inputs():
     assert set(logs) == {"loss", "soft_targets", "val_loss", "val_soft_targets"}
 
 
+def test_compiled_again_it_forgets_the_loss_and_metrics_of_before():
+    distiller = compiled(vector_distiller(), metrics=["accuracy"])
+    x, y = nets.vectors(8), nets.class_ids(8)
+    distiller.train_on_batch(x, y)
+    compiled(distiller, loss=None)
+    assert set(distiller.train_on_batch(x, return_dict=True)) == {"loss", "soft_targets"}
+    compiled(distiller)
+    logs = distiller.train_on_batch(x, y, return_dict=True)
+    assert set(logs) == {"loss", "label_loss", "soft_targets"}
+
+
 # Evaluation and prediction.
 
 
@@ -466,7 +477,7 @@ def test_teacher_dtype_runs_the_teacher_lower_and_leaves_it_as_it_was():
 
 
 def saved_setting():
-    teacher, student = nets.cnn(6, "teacher"), nets.cnn(4, "student")
+    teacher, student = nets.cnn(6, "teacher"), nets.cnn(4, "student", dropout=0.3)
     terms = [
         kd.Term(SOFT(3.0), weight=kd.schedules.Linear(0.0, 2.0, 6)),
         kd.Term(SOFT(), weight=0.5, temperature=2.0, name="second"),

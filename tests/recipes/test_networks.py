@@ -11,8 +11,12 @@ from keras_distill.recipes import networks
 
 @pytest.mark.parametrize(
     ("name", "layers"),
-    [("small-3", "small_cnn_3"), ("resnet8", "resnet8"), ("resnet8x4", "resnet8x4"),
-     ("wrn-10-1", "wrn_10_1")],
+    [
+        ("small-3", "small_cnn_3"),
+        ("resnet8", "resnet8"),
+        ("resnet8x4", "resnet8x4"),
+        ("wrn-10-1", "wrn_10_1"),
+    ],
 )
 def test_names(name, layers):
     model = networks.build(name, (16, 16, 3), 7)

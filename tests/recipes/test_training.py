@@ -96,4 +96,6 @@ def test_bad_losses(name, temperature, said):
 )
 def test_bad_settings(wrong, said):
     with pytest.raises(ValueError, match=said):
-        distillation.Settings(**{"dataset": "digits", "teacher": "small-2", "student": "s", **wrong})
+        distillation.Settings(
+            **{"dataset": "digits", "teacher": "small-2", "student": "s", **wrong}
+        )

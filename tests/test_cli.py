@@ -1,0 +1,532 @@
+"""The command line: help, errors in one line, training, evaluation, export, and going on."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_distill as kd
+from keras_distill import cli
+from keras_distill.recipes import training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMANDS = ("demo", "train", "evaluate", "compare", "export", "losses")
+QUICK = ("--limit", "40", "--epochs", "1", "--batch-size", "20")
+PROGRAM = "import sys; from keras_distill.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(autouse=True)
+def _process_stays_as_it_is(monkeypatch):
+    """The command line sets its process up; the tests' process is shared."""
+    monkeypatch.setattr(training, "make_deterministic", lambda: None)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        level = tf.get_logger().level
+        yield
+        tf.get_logger().setLevel(level)
+    else:
+        yield
+
+
+@pytest.fixture
+def call(capsys):
+    """`call("train", ...)` -> (status, stdout, stderr)."""
+
+    def run(*arguments):
+        status = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def is_one_clear_line(text):
+    return text.count("\n") == 1 and "Traceback" not in text and len(text) < 700
+
+
+# Help and version.
+
+
+def test_version(call):
+    assert call("--version") == (0, f"keras-distill {kd.__version__}\n", "")
+
+
+def test_help_lists_every_command(call):
+    status, out, _ = call("--help")
+    assert status == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in out
+    assert call()[:2] == (0, out)  # nothing asked: the help
+
+
+@pytest.mark.parametrize("command", COMMANDS[:-1])
+def test_help_explains_each_command_with_an_example(call, command):
+    status, out, _ = call(command, "--help")
+    assert status == 0
+    assert f"\n  keras-distill {command}" in out
+    # Every option has a word of explanation.
+    for line in out.partition("Options:")[2].splitlines():
+        if line.strip().startswith("--") and "--help" not in line:
+            assert len(line.split()) > 1
+
+
+def test_losses_are_listed_with_what_they_are(call):
+    status, out, _ = call("losses")
+    assert status == 0
+    assert "SoftTargets" in out and "Hinton et al. 2015" in out
+
+
+def test_module_itself_brings_nothing_heavy():
+    """Beyond what the package imports: the commands import what they need."""
+    script = (
+        "import sys, keras_distill; before = set(sys.modules); import keras_distill.cli; "
+        "print(*sorted({n.split('.')[0] for n in set(sys.modules) - before}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    heavy = {"tensorflow_datasets", "keras_cv", "keras_hub", "ai_edge_litert", "sklearn"}
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert set(result.stdout.split()) & heavy == set()
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["demo", "--seed", "one"], "'--seed'"),
+        (["demo", "--nothing"], "--nothing"),
+        (["demo", "--seeds", "0"], "`seeds`"),
+        (["train", "--dataset", "digits"], "--teacher"),
+        (["evaluate", "missing.keras", "--dataset", "digits"], "missing.keras"),
+        (["evaluate", "missing.tflite", "--dataset", "digits"], "missing.tflite"),
+        (["export", "missing.keras"], "missing.keras"),
+        (["export", "missing.keras", "--quantize", "int8"], "--dataset"),
+        (["export", "missing.keras", "--quantize", "int3"], "int3"),
+        (["export", "x.keras", "--format", "saved-model", "--quantize", "int8"], "saved-model"),
+    ],
+)
+def test_bad_calls_are_one_line_and_status_2(call, arguments, said):
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert is_one_clear_line(err) and said in err
+
+
+NETWORKS = {"--dataset": "digits", "--teacher": "small-3", "--student": "small-2"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"--dataset": "./no/such/folder"}, "no/such/folder"),
+        ({"--teacher": "resnet9"}, "depth"),
+        ({"--teacher": "big"}, "'big'"),
+        ({"--teacher": "big.keras"}, "big.keras"),
+        ({"--student": "smal-4"}, "small-4"),
+        ({"--loss": "SoftTarget"}, "SoftTargets"),
+        ({"--loss": "Hint"}, "in Python"),
+        ({"--temperature": "0"}, "temperature"),
+        ({"--weight": "-1"}, "weight"),
+        ({"--epochs": "0"}, "epochs"),
+        ({"--teacher-epochs": "-3"}, "epochs"),
+        ({"--batch-size": "0"}, "batch_size"),
+        ({"--learning-rate": "nan"}, "learning_rate"),
+        ({"--ensemble": "0"}, "ensemble"),
+        ({"--limit": "0"}, "limit"),
+        ({"--seed": "-1"}, "seed"),
+        ({"--image-size": "0"}, "image_size"),
+        ({"--image-size": "2"}, "4 x 4"),
+    ],
+)
+def test_bad_training_is_told_before_anything_is_written(call, tmp_path, changed, said):
+    options = {**NETWORKS, **changed, "--out": tmp_path / "run"}
+    status, _, err = call("train", *[word for pair in options.items() for word in pair])
+    assert status == 2
+    assert is_one_clear_line(err) and said in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_dataset_names_what_there_is(call, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    options = {**NETWORKS, "--dataset": "cifar11", "--data-dir": tmp_path, "--out": tmp_path / "r"}
+    status, _, err = call("train", *[word for pair in options.items() for word in pair])
+    assert status == 2 and is_one_clear_line(err) and "cifar10" in err
+
+
+def test_missing_package_names_the_extra(call, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    status, _, err = call("demo", "--out", tmp_path / "run")
+    assert status == 2 and is_one_clear_line(err) and "keras-distill[demo]" in err
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(FileNotFoundError):
+        cli.main(["export", "missing.keras", "--debug"])
+
+
+def test_errors_that_are_not_the_users_are_not_hidden(monkeypatch):
+    def broken(*args, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli, "_compare", broken)
+    with pytest.raises(KeyError):
+        cli.main(["evaluate", "x.keras", "--dataset", "digits"])
+
+
+def test_errors_from_elsewhere_say_how_to_see_more(call, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("shapes\ndo not\nmatch " + "x" * 5000)
+
+    monkeypatch.setattr(cli, "_compare", broken)
+    status, _, err = call("evaluate", "x.keras", "--dataset", "digits")
+    assert status == 2 and is_one_clear_line(err) and "--debug" in err
+
+
+def test_interrupt_says_how_to_go_on(call, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_compare", interrupted)
+    status, _, err = call("evaluate", "x.keras", "--dataset", "digits")
+    assert status == 130 and "Traceback" not in err
+
+
+# The commands, on each other's files.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`train` on digits: an ensemble of two tiny teachers, a tiny student, a baseline."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    keras.utils.set_random_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_deterministic", lambda: None)
+        assert cli.main(train_arguments(folder)) == 0
+    return folder
+
+
+def train_arguments(folder):
+    networks = ("--teacher", "small-3", "--student", "small-2", "--ensemble", "2", "--baseline")
+    return ["train", "--dataset", "digits", *networks, *QUICK, "--out", str(folder)]
+
+
+@pytest.mark.tensorflow
+def test_train_leaves_a_whole_run(run):
+    results = json.loads((run / "results.json").read_text())
+    assert [model["name"] for model in results["models"]] == [
+        "teacher",
+        "student alone",
+        "student distilled",
+    ]
+    assert results["dataset"] == {
+        "name": "digits",
+        "train": 40,
+        "test": 1397,
+        "image_shape": [8, 8, 1],
+    }
+    assert sorted(path.name for path in (run / "models").iterdir()) == [
+        "student.keras",
+        "student_alone.keras",
+        "teacher.keras",
+    ]
+    assert "small-2 distilled from small-3" in (run / "report.html").read_text(encoding="utf-8")
+    assert isinstance(keras.models.load_model(run / "models" / "teacher.keras"), kd.EnsembleTeacher)
+
+
+@pytest.mark.tensorflow
+def test_same_train_command_trains_nothing_again(run, call, monkeypatch):
+    def fit(*args, **kwargs):
+        raise AssertionError("a finished model is trained again")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    before = (run / "metrics.jsonl").read_text()
+    status, out, _ = call(*train_arguments(run))
+    assert status == 0 and "Going on with the run" in out
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.tensorflow
+def test_other_settings_are_an_error_that_names_the_ways_out(run, call):
+    status, _, err = call(*train_arguments(run), "--seed", 3)
+    assert status == 2 and is_one_clear_line(err)
+    assert "seed=3" in err and "--restart" in err and "folder" in err
+
+
+@pytest.mark.tensorflow
+def test_evaluate(run, call):
+    models = run / "models"
+    status, out, _ = call(
+        "evaluate",
+        models / "student.keras",
+        "--dataset",
+        "digits",
+        "--limit",
+        50,
+        "--teacher",
+        models / "teacher.keras",
+    )
+    assert status == 0
+    for word in ("digits/test, 50 images", "accuracy %", "loss", "agrees with teacher %"):
+        assert word in out
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("quantize", [None, "float16", "dynamic", "int8"])
+def test_export_and_compare(run, call, tmp_path, quantize):
+    out_file = tmp_path / "student.tflite"
+    options = ["--quantize", quantize] if quantize else []
+    student = run / "models" / "student.keras"
+    data = ("--dataset", "digits", "--limit", 60)
+    status, out, err = call("export", student, "--out", out_file, *options, *data)
+    assert out_file.stat().st_size > 0
+    # A student of one epoch is close to a coin's toss, which int8 may turn.
+    assert status == 0 or (quantize == "int8" and status == 1 and "strays" in err)
+    if status == 0:
+        assert "agrees on" in out
+    status, out, _ = call("compare", student, out_file, *data, "--teacher", student)
+    assert status == 0 and "student.tflite" in out and "ms an image" in out
+
+
+@pytest.mark.tensorflow
+def test_export_saved_model_and_on_to_tflite(run, call, tmp_path):
+    student = run / "models" / "student.keras"
+    folder = tmp_path / "saved"
+    data = ("--dataset", "digits", "--limit", 20)
+    status, out, _ = call("export", student, "--format", "saved-model", "--out", folder, *data)
+    assert status == 0 and (folder / "saved_model.pb").is_file() and "agrees on 100" in out
+    status, out, _ = call("export", folder, "--out", tmp_path / "a.tflite", "--batch-size", 0)
+    assert status == 0 and "Not checked" in out
+
+
+@pytest.mark.tensorflow
+def test_export_int8_inputs_and_outputs(run, call, tmp_path):
+    out_file = tmp_path / "a.tflite"
+    call(
+        "export",
+        run / "models" / "student.keras",
+        "--out",
+        out_file,
+        "--quantize",
+        "int8",
+        "--int8-io",
+        "--dataset",
+        "digits",
+        "--limit",
+        20,
+    )
+    details = tflite_input(out_file)
+    assert details["dtype"] == np.int8
+
+
+def tflite_input(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_path=str(path)).get_input_details()[0]
+
+
+@pytest.mark.tensorflow
+def test_parity_failure_is_status_1(run, call, tmp_path, monkeypatch):
+    from keras_distill import export
+
+    def strays(*args, **kwargs):
+        raise export.ParityError("The file strays.", None)
+
+    monkeypatch.setattr(export, "check_parity", strays)
+    status, _, err = call(
+        "export",
+        run / "models" / "student.keras",
+        "--out",
+        tmp_path / "a.tflite",
+        "--dataset",
+        "digits",
+        "--limit",
+        5,
+    )
+    assert status == 1 and is_one_clear_line(err) and "strays" in err
+
+
+@pytest.mark.tensorflow
+def test_data_of_another_shape_is_told(run, call, tmp_path):
+    make_images(tmp_path / "photos")
+    status, _, err = call(
+        "evaluate", run / "models" / "student.keras", "--dataset", tmp_path / "photos"
+    )
+    assert status == 2 and is_one_clear_line(err) and "shape" in err
+
+
+def make_images(folder, side=12, each=6):
+    generator = np.random.default_rng(0)
+    for name, level in (("bright", 180), ("dark", 20)):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            pixels = level + generator.integers(0, 60, (side, side, 3))
+            keras.utils.save_img(folder / name / f"{i}.png", pixels, scale=False)
+
+
+@pytest.mark.tensorflow
+def test_train_on_a_folder_from_files(call, tmp_path):
+    """A folder of images; a teacher with a softmax and a student from files; another loss."""
+    make_images(tmp_path / "photos")
+    for name, activation in (("teacher", "softmax"), ("student", None)):
+        kd.backbones.small_cnn(
+            (12, 12, 3), 2, channels=2, classifier_activation=activation, name=name
+        ).save(tmp_path / f"{name}.keras")
+    out = tmp_path / "run"
+    status, _, err = call(
+        "train",
+        "--dataset",
+        tmp_path / "photos",
+        "--teacher",
+        tmp_path / "teacher.keras",
+        "--student",
+        tmp_path / "student.keras",
+        "--loss",
+        "DecoupledKD",
+        "--augment",
+        "--epochs",
+        1,
+        "--batch-size",
+        4,
+        "--out",
+        out,
+    )
+    assert status == 0, err
+    results = json.loads((out / "results.json").read_text())
+    assert results["class_names"] == ["bright", "dark"]
+    assert not (out / "models" / "teacher.keras").exists()  # it is where it was
+    status, shown, _ = call(
+        "evaluate", out / "models" / "student.keras", "--dataset", tmp_path / "photos"
+    )
+    assert status == 0 and "photos/test" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_train_on_prepared_data(call, tmp_path, data_dir):
+    status, out, err = call(
+        "train",
+        "--dataset",
+        "mnist",
+        "--data-dir",
+        data_dir,
+        "--teacher",
+        "small-3",
+        "--student",
+        "small-2",
+        *QUICK,
+        "--out",
+        tmp_path / "run",
+    )
+    assert status == 0, err
+    assert "student distilled" in out
+
+
+# Killed, and started again by the same command.
+
+
+def start(arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def finish(arguments):
+    process = start(arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def long_arguments(out):
+    """Epochs of 200 steps: a kill falls into the middle of one."""
+    return [
+        "train",
+        "--dataset",
+        "digits",
+        "--teacher",
+        "small-2",
+        "--teacher-epochs",
+        1,
+        "--student",
+        "small-2",
+        "--epochs",
+        8,
+        "--batch-size",
+        2,
+        "--augment",
+        "--no-flip",
+        "--out",
+        out,
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_killed_training_goes_on_to_the_same_weights(tmp_path):
+    """SIGKILL in the middle of an epoch: the same epochs, the same weights, no lost file."""
+    finish(long_arguments(tmp_path / "undisturbed"))
+
+    killed = tmp_path / "killed"
+    process = start(long_arguments(killed))
+    backups = killed / "backups" / "student"
+    deadline = time.monotonic() + 240
+    while not list(backups.glob("epoch-0000[2-5].weights.h5")):
+        assert process.poll() is None and time.monotonic() < deadline, "it ended too early"
+        time.sleep(0.005)
+    time.sleep(0.03)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    process.stdout.close()
+    assert list(backups.glob("epoch-*.weights.h5"))
+    assert not (killed / "models" / "student.keras").exists()
+
+    assert "Going on with the run" in finish(long_arguments(killed))
+    one, two = (
+        keras.models.load_model(tmp_path / name / "models" / "student.keras")
+        for name in ("undisturbed", "killed")
+    )
+    for a, b in zip(one.get_weights(), two.get_weights()):
+        np.testing.assert_allclose(b, a, rtol=1e-6)
+    epochs = [
+        [(line["model"], line["epoch"]) for line in map(json.loads, text.splitlines())]
+        for text in (
+            (tmp_path / name / "metrics.jsonl").read_text() for name in ("undisturbed", "killed")
+        )
+    ]
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) == 1 + 8
+    names = [
+        sorted(path.name for path in (tmp_path / name).rglob("*"))
+        for name in ("undisturbed", "killed")
+    ]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_demo_as_a_program(tmp_path):
+    """One seed, two epochs: its table, its files, its report."""
+    out = tmp_path / "demo"
+    process = start(["demo", "--seeds", 1, "--epochs", 2, "--out", out])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode in (0, 1), output[-3000:]  # 1: an untrained student's int8 file
+    assert "student distilled" in output and "accuracy %" in output
+    assert "Traceback" not in output
+    assert (out / "report.html").stat().st_size > 10_000
+    assert tflite_input(out / "models" / "student_int8.tflite")["dtype"] == np.float32
