@@ -109,6 +109,7 @@ class DistillationModel(FrozenNetworks):
                 `auto_scale_loss`).
         """
         self.check_label_loss(loss)
+        self._check_names(metrics, weighted_metrics)
         # Keras keeps those of an earlier `compile` where none are given.
         self._compile_loss = self._compile_metrics = None
         super().compile(
@@ -123,6 +124,16 @@ class DistillationModel(FrozenNetworks):
         self._evaluate_terms = evaluate_terms
         if self.built and self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+
+    def _check_names(self, *metrics):
+        logged = {tracker.name for tracker in [self._label_loss_tracker, *self._term_trackers]}
+        for metric in keras.tree.flatten(metrics):
+            name = metric if isinstance(metric, str) else getattr(metric, "name", None)
+            if name in logged:
+                raise ValueError(
+                    f"Expected metrics with names of their own. Received: {name!r}, under which a "
+                    "loss is logged. Give the metric, or the Term, another name."
+                )
 
     def check_label_loss(self, loss):
         """Raises where a compiled loss contradicts the head; subclasses know the head."""
@@ -252,8 +263,9 @@ class DistillationModel(FrozenNetworks):
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             self._log(self._loss_tracker, loss, batch_size(outputs.prediction))
             loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(loss, [variable.value for variable in trained])
-        self.optimizer.apply_gradients(zip(gradients, trained))
+        if trained:
+            gradients = tape.gradient(loss, [variable.value for variable in trained])
+            self.optimizer.apply_gradients(zip(gradients, trained))
         logs = self.compute_metrics(x, y, outputs, sample_weight)
         return distribution.logs_for_reduction(logs, self.distribute_strategy)
 
@@ -276,6 +288,8 @@ class DistillationModel(FrozenNetworks):
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`; checks what only the data can tell before any training."""
         self.check_data(x, y)
+        if kwargs.get("class_weight") and hasattr(x, "element_spec") and hasattr(x, "map"):
+            x = label_rules.with_class_weight(x, kwargs.pop("class_weight"))
         self._set_step_counter()
         return super().fit(x, y, *args, **kwargs)
 

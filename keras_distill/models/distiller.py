@@ -20,10 +20,12 @@ from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import as_terms
 from keras_distill.models.wiring import check_activation
 from keras_distill.models.wiring import check_class_map
+from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_scales
 from keras_distill.models.wiring import check_separate
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import normalized_class_map
+from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.models.wiring import shared_classes
 from keras_distill.models.wiring import unique_names
 
@@ -147,11 +149,14 @@ class Distiller(DistillationModel):
         )
         for term in self.terms:
             if term.on_features:
+                shapes = (
+                    [network.feature_shape(path) for path in term.teacher_paths],
+                    [self._student_network.feature_shape(p) for p in term.student_paths],
+                )
                 if term.connectors is None:
-                    term.connect(
-                        [network.feature_shape(path) for path in term.teacher_paths],
-                        [self._student_network.feature_shape(p) for p in term.student_paths],
-                    )
+                    term.connect(*shapes)
+                else:
+                    term.check_shapes(*shapes)
             else:
                 self._check_predictions(term, network)
         self._teacher_network = network
@@ -299,6 +304,8 @@ class Distiller(DistillationModel):
             )
         label_rules.check_class_ids(self._compiled_loss, y, self._student_network.output_shapes)
         networks = (self._teacher_network, self._student_network)
+        for network, own in zip(networks, self.split_inputs(shapes_of_inputs(x))):
+            check_inputs(network.model, network.role, own)
         if not any(network.is_open for network in networks):
             return
         inputs = _keras.first_inputs(x)

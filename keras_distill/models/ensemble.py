@@ -17,8 +17,10 @@ from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
 from keras_distill.models.network import logits_from
 from keras_distill.models.per_network import PerNetworkOptimizer
+from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_separate
 from keras_distill.models.wiring import dtype_policy_of
+from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.models.wiring import unique_names
 
 
@@ -257,11 +259,13 @@ class EnsembleTeacher(DistillationModel):
             optimizer = PerNetworkOptimizer(optimizer)
         elif not isinstance(optimizer, PerNetworkOptimizer):
             optimizer = PerNetworkOptimizer.copies_of(optimizer, len(self.members))
-        optimizer.route([member.trainable_variables for member in self.members])
+        optimizer.route([lambda m=member: m.trainable_variables for member in self.members])
         return optimizer
 
     def check_data(self, x, y):
         super().check_data(x, y)
+        for member, name in zip(self.members, self.member_names):
+            check_inputs(member, f"member {name}", shapes_of_inputs(x))
         self._settle_from(x)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

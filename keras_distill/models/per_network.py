@@ -45,7 +45,8 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         """Says which variables belong to which optimizer.
 
         Args:
-            groups: One list of trainable variables an optimizer.
+            groups: One list of trainable variables an optimizer, or a function that returns
+                it: asked when the optimizer is built, by when the network has its variables.
         """
         if len(groups) != len(self.optimizers):
             raise ValueError(
@@ -61,8 +62,9 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         if self._groups is None:
             self.route([list(trainable_variables)])
         known = {id(v) for v in trainable_variables}
+        groups = [group() if callable(group) else group for group in self._groups]
         with keras.name_scope(self.name):
-            self._groups = _Groups([v for v in group if id(v) in known] for group in self._groups)
+            self._groups = _Groups([v for v in group if id(v) in known] for group in groups)
             for optimizer, group in zip(self.optimizers, self._groups):
                 optimizer.build(group)
         self._trainable_variables = list(trainable_variables)
@@ -143,7 +145,7 @@ class _Groups:
     """Lists of variables that neither Keras nor TensorFlow tracks as the optimizer's own."""
 
     def __init__(self, groups):
-        self.groups = [list(group) for group in groups]
+        self.groups = [group if callable(group) else list(group) for group in groups]
 
     def __iter__(self):
         return iter(self.groups)

@@ -196,6 +196,11 @@ class BoundTerm(keras.layers.Layer):
         self.connectors = connectors_
         self._term.connector = connectors_ if len(connectors_) > 1 else connectors_[0]
 
+    def check_shapes(self, teacher_shapes, student_shapes):
+        """Raises where features do not fit, the connectors being built already."""
+        for part, student, teacher in zip(self.connectors, student_shapes, teacher_shapes):
+            self._check_shapes(part, student, teacher)
+
     def _check_shapes(self, part, student, teacher):
         # Losses of relations take features of any shape; Keras's would broadcast them.
         if teacher is None or not (isinstance(self.loss, Hint) or is_of_keras(self.loss)):

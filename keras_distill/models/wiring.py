@@ -1,9 +1,11 @@
 """How networks, terms and label sets fit together: the checks and the class map."""
 
+import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill._graph import has_graph
 from keras_distill.models.function_loss import expects_probabilities
 from keras_distill.models.function_loss import is_of_keras
 from keras_distill.models.network import LOGITS
@@ -63,6 +65,50 @@ def check_separate(teacher, student):
             "Expected `teacher` and `student` to share no variables. Received: both hold "
             f"{', '.join(shared[:3])}{' ...' if len(shared) > 3 else ''}. Clone the shared layers."
         )
+
+
+def check_inputs(model, role, inputs):
+    """Raises where data of these shapes does not fit the inputs of a model with a graph.
+
+    Args:
+        model: The model.
+        role: The network's name in the message.
+        inputs: Arrays or tensor specs, batch first. What has no shape is passed over.
+    """
+    if inputs is None or not has_graph(model):
+        return
+    given, wanted = keras.tree.flatten(inputs), keras.tree.flatten(model.input)
+    if isinstance(inputs, dict) or isinstance(model.input, dict) or len(given) != len(wanted):
+        return  # By name, or wrong: Keras sorts these out.
+    for tensor, expected in zip(given, wanted):
+        shape = getattr(tensor, "shape", None)
+        if shape is None or getattr(shape, "rank", 0) is None:
+            continue
+        if not _fits(tuple(shape), tuple(expected.shape)):
+            raise ValueError(
+                f"Expected `x` to fit the {role}, whose input has the shape "
+                f"{tuple(expected.shape)}. Received: {tuple(shape)}. Put an adapter in front of "
+                'the model, or give x = {"teacher": ..., "student": ...}.'
+            )
+
+
+def _fits(shape, expected):
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    elif len(shape) == len(expected) - 1 and expected[-1] == 1:
+        expected = expected[:-1]
+    return len(shape) == len(expected) and all(
+        size is None or wanted is None or size == wanted
+        for size, wanted in zip(shape[1:], expected[1:])
+    )
+
+
+def shapes_of_inputs(x):
+    """The part of `fit`'s `x` that is the inputs, as arrays or specs; `None` if unknown."""
+    if hasattr(x, "element_spec"):
+        return _keras.unpack_x_y_sample_weight(x.element_spec)[0]
+    leaves = keras.tree.flatten(x)
+    return x if leaves and all(hasattr(leaf, "shape") for leaf in leaves) else None
 
 
 def check_activation(term, role, head, units, activation):
@@ -164,6 +210,8 @@ def shared_classes(class_map, pair, labels, weights, loss):
     )
     if not loss.needs_labels or labels is None:
         return pair, labels, weights
+    if len(labels.shape) == len(pair[1].shape) and labels.shape[-1] != 1:
+        labels = ops.argmax(labels, axis=-1)  # one-hot
     classes = max(len(class_map), 1)
     table = [student_index.index(i) if i in student_index else -1 for i in range(classes)]
     labels = ops.cast(labels, "int32")

@@ -94,7 +94,8 @@ def softmax(logits):
 #
 # An ensemble of five small convolutional networks, each with weights of its own from the start.
 # One `fit` trains them all, each as if it were alone; together they answer with the mean of their
-# probabilities. They err on different images, so the mean errs less often than each of them.
+# probabilities. They err on different images, so the mean is right more often than most of them,
+# and nobody has to know beforehand which of them is the best.
 
 # %%
 keras.utils.set_random_seed(0)
@@ -209,9 +210,9 @@ print(reporting.gain_sentence(results))
 plots.accuracies(results["models"])
 
 # %% [markdown]
-# Two limits to what this shows. All students had the same teacher, so the error tells nothing of
-# how another teacher would do. And these are 400 tiny pictures: with plenty of labels a student
-# has less to gain.
+# What this does not show: all students had the same teacher, so the error tells nothing of how
+# another teacher would do. These are 400 tiny pictures; with plenty of labels a student has less
+# to gain. And the student stays well below its teacher: four channels hold only so much.
 #
 # ## What the teacher knows that the labels do not say
 #
