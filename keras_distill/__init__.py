@@ -17,6 +17,12 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | `distribution` | the strategy for this machine, or for several |
 """
 
+from keras_distill import _terminal
+
+if _terminal.is_the_command():
+    _terminal.import_keras_quietly()
+
+from keras_distill import backbones
 from keras_distill import callbacks
 from keras_distill import connectors
 from keras_distill import data
@@ -24,6 +30,7 @@ from keras_distill import distribution
 from keras_distill import export
 from keras_distill import losses
 from keras_distill import metrics
+from keras_distill import reporting
 from keras_distill import schedules
 from keras_distill._version import __version__
 from keras_distill.models import Distiller
@@ -36,6 +43,7 @@ __all__ = [
     "EnsembleTeacher",
     "Term",
     "__version__",
+    "backbones",
     "callbacks",
     "connectors",
     "data",
@@ -43,6 +51,7 @@ __all__ = [
     "export",
     "losses",
     "metrics",
+    "reporting",
     "schedules",
     "tap",
 ]

@@ -103,7 +103,7 @@ def test_a_step_with_taps_on_both_sides_trains_the_student_alone(pair):
 
 
 def test_connectors_stay_out_of_the_student():
-    teacher, student = (build() for build in FAMILIES["keras-hub ViT to small CNN"])
+    teacher, student = (build() for build in FAMILIES["keras-hub classifier to CIFAR ResNet"])
     count = student.count_params()
     distiller = kd.Distiller(
         teacher,

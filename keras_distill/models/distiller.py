@@ -10,7 +10,6 @@ from keras_distill.models.base import DistillationModel
 from keras_distill.models.base import Outputs
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.ensemble_network import EnsembleNetwork
-from keras_distill.models.network import LOGITS
 from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
 from keras_distill.models.network import check_compute_dtype

@@ -77,8 +77,9 @@ def check_inputs(model, role, inputs):
     """
     if inputs is None or not has_graph(model):
         return
-    given, wanted = keras.tree.flatten(inputs), keras.tree.flatten(model.input)
-    if isinstance(inputs, dict) or isinstance(model.input, dict) or len(given) != len(wanted):
+    structure = model.inputs if isinstance(model, keras.Sequential) else model.input
+    given, wanted = keras.tree.flatten(inputs), keras.tree.flatten(structure)
+    if isinstance(inputs, dict) or isinstance(structure, dict) or len(given) != len(wanted):
         return  # By name, or wrong: Keras sorts these out.
     for tensor, expected in zip(given, wanted):
         shape = getattr(tensor, "shape", None)

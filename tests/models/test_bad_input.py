@@ -417,11 +417,38 @@ def test_missing_labels():
     assert "y=None" in str(error.value) and "metrics" in str(error.value)
 
 
-def test_inputs_of_a_wrong_shape():
-    wrapper = compiled(distiller())
-    with pytest.raises(ValueError):
-        wrapper.fit(np.zeros((8, 9), "float32"), nets.class_ids(8), verbose=0)
-    assert int(nets.array(wrapper.optimizer.iterations)) == 0
+@pytest.mark.parametrize("how", ["arrays", "dataset"])
+def test_inputs_of_a_wrong_shape(how):
+    wrappers = [
+        compiled(distiller()),
+        compiled(distiller(student="mlp", teacher="cnn")),
+        compiled(kd.EnsembleTeacher([model("teacher"), model()])),
+    ]
+    data = np.zeros((8, 9), "float32"), nets.class_ids(8)
+    if how == "dataset":
+        tf = pytest.importorskip("tensorflow")
+        data = (tf.data.Dataset.from_tensor_slices(data).batch(4),)
+    for wrapper in wrappers:
+        with pytest.raises(ValueError) as error:
+            wrapper.fit(*data, shuffle=False, verbose=0)
+        assert_helpful(error, "`x`", ", 9)")
+        assert int(nets.array(wrapper.optimizer.iterations)) == 0
+
+
+def test_inputs_of_a_shape_that_keras_adapts():
+    inputs = keras.Input((1,))
+    small = keras.Model(inputs, layers.Dense(nets.CLASSES)(inputs))
+    wrapper = compiled(kd.Distiller(nets.copy_of(small), small, SOFT()))
+    wrapper.fit(np.zeros(8, "float32"), nets.class_ids(8), verbose=0)
+    wrapper.fit(np.zeros((8, 1, 1), "float32"), nets.class_ids(8), verbose=0)
+
+
+@pytest.mark.parametrize("name", ["soft_targets", "label_loss"])
+def test_metrics_that_take_the_name_of_a_loss(name):
+    for metric in (keras.metrics.SparseCategoricalAccuracy(name=name), [name]):
+        with pytest.raises(ValueError) as error:
+            compiled(distiller(), metrics=[metric])
+        assert_helpful(error, repr(name), "another name")
 
 
 # Ensembles.
@@ -519,3 +546,11 @@ def test_a_wrapper_without_its_teacher_does_not_train():
     with pytest.raises(TypeError) as error:
         wrapper.set_teacher("teacher")
     assert_helpful(error, "teacher")
+
+
+def test_a_teacher_set_later_must_fit_the_connectors():
+    term = kd.Term(kd.losses.Hint(), "hidden", "hidden", connector="auto")
+    wrapper = distiller(term)
+    with pytest.raises(ValueError) as error:
+        wrapper.set_teacher(nets.mlp(width=20))
+    assert_helpful(error, "(None, 20)", "(None, 12) after the connector")

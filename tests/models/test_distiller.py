@@ -125,6 +125,15 @@ def test_only_the_students_trainable_variables_train():
     np.testing.assert_array_equal(nets.array(student.get_layer("conv1").kernel), kernel)
 
 
+def test_a_frozen_student_is_only_watched():
+    distiller = vector_distiller()
+    distiller.student.trainable = False
+    compiled(distiller)
+    before = nets.snapshot(distiller)
+    assert distiller.train_on_batch(nets.vectors(8), nets.class_ids(8), return_dict=True)["loss"] > 0
+    nets.assert_untouched(distiller, before)
+
+
 # Logs.
 
 

@@ -299,6 +299,20 @@ def test_members_with_softmax_heads_train_on_logits():
         nets.assert_same_weights(part, one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("flag", [None, True])
+def test_members_that_are_not_built_yet_train_too(flag):
+    parts = [
+        keras.Sequential([layers.Dense(8), layers.Dense(nets.CLASSES)], name=f"m{i}")
+        for i in range(2)
+    ]
+    ensemble = compiled(kd.EnsembleTeacher(parts, members_from_logits=flag), nets.sgd())
+    x, y = nets.vectors(16), nets.class_ids(16)
+    ensemble.fit(x, y, verbose=0)
+    before = [np.array(w) for w in ensemble.get_weights()]
+    ensemble.fit(x, y, verbose=0)
+    assert all(np.any(a != b) for a, b in zip(before, ensemble.get_weights()))
+
+
 # Saving and export.
 
 

@@ -166,6 +166,23 @@ def test_unlabelled_samples_of_one_of_two_outputs(kind):
     np.testing.assert_allclose(logs["label_loss"], expected, rtol=1e-5)
 
 
+def test_metrics_of_two_outputs_leave_out_the_unlabelled_of_each():
+    student = nets.two_heads("dict", "student")
+    both = {"zebra": nets.cross_entropy(), "apple": nets.cross_entropy()}
+    metrics = {"zebra": ["accuracy"], "apple": ["accuracy"]}
+    distiller = kd.Distiller(nets.two_heads("dict", "teacher"), student, SOFT())
+    compiled(distiller, both, metrics=metrics, weighted_metrics=metrics)
+    x, zebra, apple = nets.vectors(12), partly_labelled(), nets.class_ids(12) % 3
+    logits = nets.predict(student, x)
+    logs = step(distiller, x, {"zebra": zebra, "apple": apple})
+    known = zebra >= 0
+    expected = np.mean((logits["zebra"].argmax(-1) == zebra)[known])
+    np.testing.assert_allclose(logs["zebra_accuracy"], expected, rtol=1e-6)
+    np.testing.assert_allclose(logs["zebra_weighted_accuracy"], expected, rtol=1e-6)
+    expected = np.mean(logits["apple"].argmax(-1) == apple)
+    np.testing.assert_allclose(logs["apple_accuracy"], expected, rtol=1e-6)
+
+
 def test_labels_of_a_term_on_several_outputs_are_those_of_the_output():
     teacher, student = nets.two_heads("list", "teacher"), nets.two_heads("list", "student")
     loss = {"zebra": nets.cross_entropy(), "apple": nets.cross_entropy()}
@@ -182,17 +199,33 @@ def test_labels_of_a_term_on_several_outputs_are_those_of_the_output():
 
 
 @pytest.mark.tensorflow
-def test_class_weight_with_unlabelled_samples():
-    distiller = compiled(
-        kd.Distiller(nets.mlp(width=12), nets.mlp(name="student"), SOFT()), nets.cross_entropy()
-    )
+@pytest.mark.parametrize("how", ["arrays", "dataset", "one-hot dataset", "dataset of Targets"])
+def test_class_weight_with_unlabelled_samples(how):
+    import tensorflow as tf
+
+    loss = nets.cross_entropy()
+    if how == "one-hot dataset":
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    distiller = compiled(kd.Distiller(nets.mlp(width=12), nets.mlp(name="student"), SOFT(2.0)), loss)
     x, y = nets.vectors(12), partly_labelled()
-    by_class = {0: 2.0, 1: 0.5, 2: 1.0, 3: 3.0}
-    s = nets.predict(distiller.student, x)
-    logs = distiller.fit(x, y, class_weight=by_class, batch_size=12, verbose=0).history
-    weights = np.array([by_class.get(label, 0.0) for label in y])
-    expected = np.mean(weights * nets.ce(np.maximum(y, 0), s))
+    by_class = {0: 2.0, 1: 0.5, 3: 3.0}
+    t, s = nets.predict(distiller.teacher, x), nets.predict(distiller.student, x)
+    given, data = np.maximum(y, 0) if how == "one-hot dataset" else y, (x, y)
+    if how == "one-hot dataset":
+        data = (x, np.eye(nets.CLASSES, dtype="float32")[given])
+    elif how == "dataset of Targets":
+        data = (x, kd.data.Targets(labels=y))
+    if how == "arrays":
+        settings = {"x": x, "y": y, "batch_size": 12}
+    else:
+        settings = {"x": tf.data.Dataset.from_tensor_slices(data).batch(12), "shuffle": False}
+    logs = distiller.fit(**settings, class_weight=by_class, verbose=0).history
+    weights = np.array([by_class.get(label, 1.0) for label in given])
+    values = weights * nets.ce(np.maximum(given, 0), s)
+    expected = np.sum(values[given >= 0]) / 12
     np.testing.assert_allclose(logs["label_loss"][0], expected, rtol=1e-5)
+    soft = np.mean(weights * nets.kd(t, s, 2.0))
+    np.testing.assert_allclose(logs["soft_targets"][0], soft, rtol=1e-4)
 
 
 def test_targets_carry_labels_to_the_loss():
@@ -356,6 +389,20 @@ def test_class_map_compares_the_classes_that_both_know(class_map, loss):
     np.testing.assert_allclose(logs[loss.name], expected, rtol=1e-4)
     copy = kd.Distiller.from_config(distiller.get_config())
     assert copy.class_map == [2, -1, 0, 5]
+
+
+def test_class_map_with_one_hot_labels():
+    teacher, student = nets.mlp(classes=6, width=12), nets.mlp(name="student")
+    distiller = compiled(
+        kd.Distiller(teacher, student, kd.losses.DecoupledKD(), class_map=[2, -1, 0, 5]),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
+    x, y = nets.vectors(12), nets.class_ids(12)
+    t = nets.predict(teacher, x)[:, [2, 0, 5]]
+    s = nets.predict(student, x)[:, [0, 2, 3]]
+    expected = np.mean(nets.array(kd.losses.decoupled_kd(t, s, np.array([0, -1, 1, 2])[y])))
+    logs = step(distiller, x, np.eye(nets.CLASSES, dtype="float32")[y])
+    np.testing.assert_allclose(logs["decoupled_kd"], expected, rtol=1e-4)
 
 
 # The rules on their own.

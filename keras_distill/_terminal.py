@@ -1,0 +1,40 @@
+"""Keeps what native code says off the terminal: at start-up, and while a file is converted."""
+
+import contextlib
+import os
+import sys
+
+
+def is_the_command():
+    """Whether this process is `keras-distill`, not a program that imports the library."""
+    return os.path.basename("".join(sys.argv[:1])) == "keras-distill"
+
+
+@contextlib.contextmanager
+def native_output_held_back():
+    """Drops what C++ writes to the process's stderr inside the block.
+
+    TensorFlow's start-up lines and the converter's notes obey no log level, so the file
+    descriptor itself is pointed elsewhere. Python's errors rise as ever.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # the process has no stderr
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def import_keras_quietly():
+    """Imports Keras, and TensorFlow with it, without their start-up messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with native_output_held_back():
+        import keras  # noqa: F401
