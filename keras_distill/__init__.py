@@ -13,6 +13,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | `data` | sources, reproducible batches, `Targets` |
 | `metrics`, `callbacks` | agreement, calibration; logs and backups |
 | `export` | SavedModel, TF Lite, parity, latency |
+| `recipes` | whole settings, as the command line runs them |
 | `reporting` | tables, pictures, the report of a run |
 | `distribution` | the strategy for this machine, or for several |
 """
@@ -30,6 +31,7 @@ from keras_distill import distribution
 from keras_distill import export
 from keras_distill import losses
 from keras_distill import metrics
+from keras_distill import recipes
 from keras_distill import reporting
 from keras_distill import schedules
 from keras_distill._version import __version__
@@ -51,6 +53,7 @@ __all__ = [
     "export",
     "losses",
     "metrics",
+    "recipes",
     "reporting",
     "schedules",
     "tap",

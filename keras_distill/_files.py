@@ -7,6 +7,16 @@ import shutil
 import tempfile
 
 
+def _replace_folder(new, path, aside):
+    """A folder cannot be renamed onto another: the old one steps aside, and back on failure."""
+    os.rename(path, aside)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+
+
 @contextlib.contextmanager
 def written_beside(path):
     """Yields a path in the same folder; renames it to `path` unless the block raises.
@@ -24,8 +34,8 @@ def written_beside(path):
         temporary = folder / path.name
         yield str(temporary)
         if path.is_dir() and not path.is_symlink():
-            old = folder / "replaced"
-            os.rename(path, old)
-        os.replace(temporary, path)
+            _replace_folder(temporary, path, folder / "replaced")
+        else:
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -302,11 +302,11 @@ def _start(deterministic=False):
         return
     import tensorflow as tf
 
-    from keras_distill.export import _output
+    from keras_distill import _terminal
     from keras_distill.recipes import training
 
     tf.get_logger().setLevel("ERROR")
-    with _output.native_output_held_back():  # a machine without GPU is told so at every start
+    with _terminal.native_output_held_back():  # a machine without GPU is told so at every start
         tf.config.list_physical_devices()
         tf.constant(0)
     if deterministic:

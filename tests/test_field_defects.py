@@ -5,6 +5,8 @@ issue trackers. Those about one loss's formula, the data functions, the exports 
 tested there.
 """
 
+import contextlib
+import pathlib
 import re
 
 import keras
@@ -141,16 +143,6 @@ def test_sample_and_class_weights_and_masks_reach_the_terms():
     np.testing.assert_allclose(padded, short, rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def replicas():
-    """One strategy object for this module, of two logical devices."""
-    tf = pytest.importorskip("tensorflow")
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")][:2]
-    if len(devices) < 2:
-        pytest.skip("needs two logical devices")
-    return tf.distribute.MirroredStrategy(devices)
-
-
 class OwnLoss(kd.losses.DistillationLoss):
     """A user's subclass, one value a sample."""
 
@@ -163,17 +155,15 @@ def scalar(teacher, student):
 
 
 @pytest.mark.tensorflow
-def test_replicas_take_the_step_and_show_the_losses_of_one_device(replicas):
+def test_replicas_take_the_step_and_show_the_losses_of_one_device(two_replicas):
     """D5, C3, C4: strings and own losses took an N-fold step, logs shrank by N."""
-    import contextlib
-
     forms = ["mse", OwnLoss(), scalar, SOFT(2.0), keras.losses.MeanSquaredError()]
     forms.append(SOFT(2.0, reduction="sum"))
     x, y = nets.vectors(16), nets.class_ids(16)
     start = nets.mlp(name="student", regularizer=keras.regularizers.L2(0.01)).get_weights()
     guide = nets.sharpen(nets.mlp(width=12)).get_weights()
     logs, weights = [], []
-    for scope in (contextlib.nullcontext(), replicas.scope()):
+    for scope in (contextlib.nullcontext(), two_replicas.scope()):
         with scope:
             teacher = nets.mlp(width=12, name="teacher")
             student = nets.mlp(name="student", regularizer=keras.regularizers.L2(0.01))
@@ -571,8 +561,6 @@ def test_train_on_batch_works():
 
 def test_every_defect_has_its_test():
     """The list of field.md section D, D1 to D20."""
-    import pathlib
-
     text = pathlib.Path(__file__).read_text(encoding="utf-8")
     named = {int(number) for number in re.findall(r'"""[^"]*?\bD(\d+)', text)}
     assert named >= set(range(1, 21))

@@ -11,8 +11,8 @@ import pathlib
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill import _terminal
 from keras_distill.export import _network
-from keras_distill.export import _output
 from keras_distill.export.saved_model import is_saved_model
 
 
@@ -69,7 +69,7 @@ class LiteRunner(_Runner):
         interpreter_class = _interpreter_class()
         self._path, self._allocated = path, False
         try:
-            with _output.native_output_held_back():
+            with _terminal.native_output_held_back():
                 self._interpreter = interpreter_class(model_path=str(path), num_threads=threads)
         except (RuntimeError, ValueError) as error:
             raise self._in_one_line(error) from None
@@ -101,7 +101,7 @@ class LiteRunner(_Runner):
         if not self._allocated:
             # Not before the sizes that the file leaves open are known.
             try:
-                with _output.native_output_held_back():
+                with _terminal.native_output_held_back():
                     self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
                 raise self._in_one_line(error) from None
@@ -140,7 +140,7 @@ class SavedModelRunner(_Runner):
                 "Running a SavedModel needs TensorFlow. Install it: pip install keras-distill"
             ) from None
         try:
-            with _output.native_output_held_back():
+            with _terminal.native_output_held_back():
                 self._loaded = tf.saved_model.load(str(path))
             self._serve = self._loaded.signatures["serving_default"]
         except Exception as error:

@@ -4,6 +4,7 @@ import os
 
 from keras_distill import _checks
 from keras_distill import _files
+from keras_distill import _terminal
 from keras_distill.export import _network
 from keras_distill.export import _output
 
@@ -52,7 +53,7 @@ def saved_model(model, path):
     network = _network.inference_model(model)
     signature = _network.inputs_of(network).signature(batch_size=None)
     with _files.written_beside(path) as written:
-        with _network.float32_computation(network), _output.native_output_held_back():
+        with _network.float32_computation(network), _terminal.native_output_held_back():
             network.export(
                 written, format="tf_saved_model", verbose=False, input_signature=signature
             )

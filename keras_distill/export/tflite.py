@@ -8,6 +8,7 @@ import warnings
 
 from keras_distill import _checks
 from keras_distill import _files
+from keras_distill import _terminal
 from keras_distill.export import _network
 from keras_distill.export import _output
 from keras_distill.export import _samples
@@ -108,7 +109,7 @@ def tflite(
         )
     with _files.written_beside(path) as written:
         try:
-            with _output.native_output_held_back(), warnings.catch_warnings():
+            with _terminal.native_output_held_back(), warnings.catch_warnings():
                 # The converter's own use of it, when several inputs are calibrated by name.
                 warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
                 source.convert(pathlib.Path(written), batch_size, settings)

@@ -183,7 +183,14 @@ def models_table(results):
 
 
 def exports_table(results):
-    """Size, speed and parity of each exported file; None where nothing was exported."""
+    """Size, speed and parity of each exported file.
+
+    Args:
+        results: As `report` describes.
+
+    Returns:
+        A `Table`, or None where nothing was exported.
+    """
     exports = results.get("exports") or []
     if not exports:
         return None
