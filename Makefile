@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 # One thread a worker: several pools of threads on the same cores slow each other down.
 TEST_SETTINGS := TF_CPP_MIN_LOG_LEVEL=2 TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1
 PYTEST := $(TEST_SETTINGS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-JAX_TESTS = $(wildcard tests/losses tests/models tests/test_contract.py)
+JAX_TESTS = $(wildcard tests/losses tests/test_contract.py)
 JAX_TESTS_FAST = $(wildcard tests/losses)
 
 # $(call BOTH_BACKENDS,tests for JAX,marks for JAX,options of the main run): the run on JAX comes first,

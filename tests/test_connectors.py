@@ -97,7 +97,9 @@ def test_resize_interpolates_up_linearly(size, target):
 
 def test_resize_keeps_a_constant_and_mixes_axes():
     ones = np.ones((2, 9, 3, 2), "float32")
-    np.testing.assert_allclose(run(connectors.Resize((4, 7)), ones), np.ones((2, 4, 7, 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        run(connectors.Resize((4, 7)), ones), np.ones((2, 4, 7, 2)), rtol=1e-6
+    )
 
 
 def test_tokens_to_map_drops_leading_tokens():

@@ -111,7 +111,7 @@ def batches(
             order = tf.random.experimental.stateless_shuffle(order, seed=[seed, epoch])
         indices = tf.data.Dataset.from_tensor_slices(order)
         indices = indices.batch(batch_size, drop_remainder=drop_remainder)
-        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), indices)
+        return indices.map(lambda batch: (epoch, batch))
 
     def take(epoch, indices):
         x = tf.cast(tf.gather(images, indices), tf.float32)

@@ -22,6 +22,7 @@ from keras_distill.models.wiring import check_class_map
 from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_scales
 from keras_distill.models.wiring import check_separate
+from keras_distill.models.wiring import check_structures
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import normalized_class_map
 from keras_distill.models.wiring import shapes_of_inputs
@@ -233,6 +234,7 @@ class Distiller(DistillationModel):
         keys = label_rules.output_keys(student.prediction, self.output_names)
         labels = label_rules.by_output(targets.labels, count, keys)
         weights = label_rules.by_output(sample_weight, count, keys)
+        check_structures(term, teacher.prediction, student.prediction)
         predictions = keras.tree.flatten(teacher.prediction), keras.tree.flatten(student.prediction)
         total = 0.0
         for i in range(count):
@@ -279,6 +281,8 @@ class Distiller(DistillationModel):
                 f"{term.name!r}. Received: teacher {len(teacher.output_shapes)}, student "
                 f"{len(student.output_shapes)}."
             )
+        if len(student.output_shapes) > 1 and not isinstance(teacher.model, EnsembleTeacher):
+            check_structures(term, teacher.model.output, student.model.output)
         for t, s in zip(teacher.output_shapes, student.output_shapes):
             if self.class_map is not None:
                 check_class_map(self.class_map, t[-1], s[-1])

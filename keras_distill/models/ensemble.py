@@ -15,6 +15,7 @@ from keras_distill.models.network import LOGITS
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
+from keras_distill.models.network import keep_mask
 from keras_distill.models.network import logits_from
 from keras_distill.models.per_network import PerNetworkOptimizer
 from keras_distill.models.wiring import check_inputs
@@ -129,7 +130,10 @@ class EnsembleTeacher(DistillationModel):
             activation = self.activation_of(i, outputs[0].scores[i].shape[-1])
             scores.append(
                 [
-                    at_least_float32(logits_from(output.scores[i], head[i], activation))
+                    keep_mask(
+                        at_least_float32(logits_from(output.scores[i], head[i], activation)),
+                        keras.tree.flatten(output.prediction)[i],
+                    )
                     for output, head in zip(outputs, heads)
                 ]
             )
@@ -198,8 +202,11 @@ class EnsembleTeacher(DistillationModel):
 
     def _packed(self, scores, structure, log_weights, temperature=1.0):
         combined = [
-            self.combine(
-                logits, log_weights, temperature, self.activation_of(i, logits[0].shape[-1])
+            keep_mask(
+                self.combine(
+                    logits, log_weights, temperature, self.activation_of(i, logits[0].shape[-1])
+                ),
+                logits[0],
             )
             for i, logits in enumerate(scores)
         ]

@@ -197,11 +197,15 @@ def _constant(value):
     """The value as a constant of the gradient, its Keras mask kept."""
     if value is None:
         return None
-    constant = ops.stop_gradient(value)
-    mask = _keras.get_keras_mask(value)
+    return keep_mask(ops.stop_gradient(value), value)
+
+
+def keep_mask(value, source):
+    """`value`, with the Keras mask of `source` where that has one."""
+    mask = _keras.get_keras_mask(source)
     if mask is not None:
-        _keras.set_keras_mask(constant, mask)
-    return constant
+        _keras.set_keras_mask(value, mask)
+    return value
 
 
 @contextlib.contextmanager

@@ -166,6 +166,17 @@ def check_scales(term, teacher_heads, student_heads):
             )
 
 
+def check_structures(term, teacher_outputs, student_outputs):
+    """Raises where outputs by name would be compared with outputs by position."""
+    names = [sorted(o) if isinstance(o, dict) else None for o in (teacher_outputs, student_outputs)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"Expected teacher and student to name their outputs alike for the term {term.name!r}. "
+            f"Received: teacher {names[0] or 'a list'}, student {names[1] or 'a list'}. Give both "
+            "a dict of outputs with the same keys, or both a list."
+        )
+
+
 def normalized_class_map(class_map):
     """`class_map` as a list (teacher's class or -1 for each student's class) or `None`."""
     if class_map is None:

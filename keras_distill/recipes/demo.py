@@ -4,10 +4,15 @@ Setting: 400 training and 1,397 test images of scikit-learn's handwritten digits
 32 channels, trained together; a CNN of 4 channels. Students with the same seed have the same
 initial weights and the same order of batches, so that their difference is the teacher's doing.
 
-The batch size and the students' learning rate were chosen among eight settings by accuracy on
-these test images, so the gain shown is no unbiased estimate. At Adam's usual 1e-3 (batch 50)
-students are undertrained in 40 epochs and distillation loses 4 points; at rates from 5e-3 to
-4e-2 it gained 2 to 4, of which 4e-2 alone stayed within twice its standard error.
+The students' learning rate was chosen on images held out of the 400, 300 to train on and 100 to
+choose by, over ten splits (`scripts/choose_demo_settings.py --seeds 10`); no test image took part.
+The student alone chooses, and the distilled one follows: the smallest rate within one standard
+error of the best. Held-out accuracy in percent, with its standard error:
+
+| rate | 0.005 | 0.01 | 0.02 | 0.04 | 0.08 |
+| --- | --- | --- | --- | --- | --- |
+| alone | 85.1 +- 1.1 | 85.4 +- 1.4 | 83.7 +- 2.6 | 84.5 +- 2.3 | 86.0 +- 2.1 |
+| distilled | 88.7 +- 0.9 | 89.2 +- 1.1 | 90.4 +- 0.8 | 89.5 +- 1.0 | 91.3 +- 1.0 |
 """
 
 import contextlib
@@ -33,7 +38,7 @@ TEACHER_CHANNELS = 32
 STUDENT_CHANNELS = 4
 BATCH_SIZE = 25
 TEACHER_RATE = 1e-3
-STUDENT_RATE = 1e-2
+STUDENT_RATE = 5e-3
 TEMPERATURE = 4.0
 SOFT_WEIGHT = 0.9
 LABEL_WEIGHT = 0.1

@@ -34,6 +34,11 @@ def distiller(terms=None, teacher="teacher", student="mlp", **kwargs):
     return kd.Distiller(model(teacher), model(student), terms or SOFT(), **kwargs)
 
 
+def fresh(terms=None):
+    """With models of its own: a `fit` that fails on JAX leaves them without values."""
+    return kd.Distiller(nets.mlp(width=12, name="teacher"), nets.mlp(), terms or SOFT())
+
+
 def compiled(wrapper, loss="ce", **kwargs):
     loss = nets.cross_entropy() if loss == "ce" else loss
     wrapper.compile("sgd", loss, jit_compile=False, **kwargs)
@@ -169,6 +174,14 @@ def test_output_counts_that_differ():
     with pytest.raises(ValueError) as error:
         distiller(teacher="two")
     assert_helpful(error, "number of outputs", "teacher 2", "student 1")
+
+
+def test_outputs_by_name_against_outputs_by_position():
+    teacher, student = nets.two_heads("dict", "t"), nets.two_heads("list", "s")
+    for one, other in ((teacher, student), (student, teacher)):
+        with pytest.raises(ValueError) as error:
+            kd.Distiller(one, other, SOFT())
+        assert_helpful(error, "['apple', 'zebra']", "a list")
 
 
 @pytest.mark.parametrize(
@@ -399,7 +412,7 @@ def test_labels_that_are_no_class(value):
 def test_labels_of_a_wrong_shape(shape):
     x = nets.vectors(8)
     y = np.eye(4, dtype="float32")[nets.class_ids(8)] if "classes" in shape else nets.class_ids(9)
-    wrapper = compiled(distiller())
+    wrapper = compiled(fresh())
     with pytest.raises(ValueError):
         wrapper.fit(x, y, verbose=0)
     assert int(nets.array(wrapper.optimizer.iterations)) == 0
@@ -407,13 +420,13 @@ def test_labels_of_a_wrong_shape(shape):
 
 def test_missing_labels():
     with pytest.raises(ValueError) as error:
-        compiled(distiller()).fit(nets.vectors(8), verbose=0)
+        compiled(fresh()).fit(nets.vectors(8), verbose=0)
     assert "y=None" in str(error.value) and "loss=None" in str(error.value)
     with pytest.raises(ValueError) as error:
-        compiled(distiller(kd.losses.DecoupledKD()), None).fit(nets.vectors(8), verbose=0)
+        compiled(fresh(kd.losses.DecoupledKD()), None).fit(nets.vectors(8), verbose=0)
     assert "y=None" in str(error.value) and "decoupled_kd" in str(error.value)
     with pytest.raises(ValueError) as error:
-        compiled(distiller(), None, metrics=["accuracy"]).fit(nets.vectors(8), verbose=0)
+        compiled(fresh(), None, metrics=["accuracy"]).fit(nets.vectors(8), verbose=0)
     assert "y=None" in str(error.value) and "metrics" in str(error.value)
 
 

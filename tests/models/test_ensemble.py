@@ -155,6 +155,26 @@ def test_tokens_and_their_mask():
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_masks_reach_the_losses_of_members_and_ensemble():
+    parts = [nets.tagger(5 + i, f"m{i}") for i in range(2)]
+    alone = [nets.copy_of(part) for part in parts]
+    x, y = nets.token_ids(), nets.class_ids((8, 5))
+    known = x > 0
+    ensemble = compiled(kd.EnsembleTeacher(parts), nets.sgd())
+    expected = average([nets.predict(part, x) for part in parts])
+    values = nets.ce(y, expected)[known]
+    np.testing.assert_allclose(ensemble.evaluate(x, y, verbose=0), values.mean(), rtol=1e-5)
+    fit(ensemble, x, y)
+    for part, one in zip(parts, alone):
+        fit(compiled(one, nets.sgd()), x, y)
+        nets.assert_same_weights(part, one, rtol=1e-5, atol=1e-7)
+    joint = kd.EnsembleTeacher(parts, objective="average")
+    compiled(joint, nets.sgd(0.0))
+    expected = average([nets.predict(part, x) for part in parts])
+    loss = joint.train_on_batch(x, y, return_dict=True)["loss"]
+    np.testing.assert_allclose(loss, nets.ce(y, expected)[known].mean(), rtol=1e-5)
+
+
 def test_subclassed_members_with_softmax_are_understood_before_they_answer():
     parts = [nets.Subclassed("softmax", width=8 + i, name=f"m{i}") for i in range(2)]
     x, y = nets.vectors(10), nets.class_ids(10)
@@ -190,9 +210,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_independent_members_are_as_if_trained_alone(name):
-    parts = [
-        nets.cnn(3 + i, f"m{i}", regularized=True, dropout=0.4, seed=10 + i) for i in range(2)
-    ]
+    parts = [nets.cnn(3 + i, f"m{i}", regularized=True, dropout=0.4, seed=10 + i) for i in range(2)]
     alone = [nets.copy_of(part) for part in parts]
     ensemble = compiled(kd.EnsembleTeacher(parts), OPTIMIZERS[name](), metrics=["accuracy"])
     x, y = nets.images(20), nets.class_ids(20)
@@ -355,7 +373,9 @@ def test_inference_model_is_the_ensemble():
     x = nets.vectors(10)
     model = ensemble.inference_model
     np.testing.assert_allclose(nets.predict(model, x), nets.predict(ensemble, x), rtol=1e-6)
-    assert {id(v) for v in model.variables} == {id(v) for part in parts for v in part.variables}
+    assert {id(v) for v in model.trainable_variables} == {
+        id(v) for part in parts for v in part.trainable_variables
+    }
 
 
 @pytest.mark.tensorflow

@@ -66,7 +66,9 @@ def test_the_default_is_distillation():
     assert ours.terms[0].loss.temperature == Logits().temperature
 
 
-@pytest.mark.parametrize("loss", ["categorical_crossentropy", keras.losses.CategoricalCrossentropy()])
+@pytest.mark.parametrize(
+    "loss", ["categorical_crossentropy", keras.losses.CategoricalCrossentropy()]
+)
 def test_soft_cross_entropy_has_the_gradient_of_the_divergence(loss):
     ours = from_keras(Logits(TEMPERATURE, loss))
     x, y = nets.vectors(8), nets.class_ids(8)
@@ -197,7 +199,8 @@ def test_a_tempered_loss_sees_logits_of_softmax_heads():
     ours.compile("sgd", None, jit_compile=False)
     x = nets.vectors(8)
     t, s = (
-        hidden(model, x) @ nets.array(model.get_layer("head").kernel) for model in (teacher, student)
+        hidden(model, x) @ nets.array(model.get_layer("head").kernel)
+        for model in (teacher, student)
     )
     logs = ours.train_on_batch(x, return_dict=True)
     expected = np.mean(np.abs(t - s)) / TEMPERATURE

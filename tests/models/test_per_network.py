@@ -70,10 +70,8 @@ def test_copies_are_fresh():
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))
     container = PerNetworkOptimizer.copies_of(optimizer, 2)
     assert optimizer not in container.optimizers
-    assert [o.get_config()["learning_rate"]["config"]["decay_rate"] for o in container.optimizers] == [
-        0.5,
-        0.5,
-    ]
+    rates = [o.get_config()["learning_rate"]["config"] for o in container.optimizers]
+    assert [rate["decay_rate"] for rate in rates] == [0.5, 0.5]
 
 
 def test_variables_are_all_tracked_once():

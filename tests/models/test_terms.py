@@ -115,6 +115,7 @@ class Counted(kd.losses.DistillationLoss):
         return kd.losses.soft_targets(y_true, y_pred, self.temperature)
 
 
+@pytest.mark.tensorflow
 def test_weight_and_temperature_of_a_callback_act_at_once_without_a_retrace():
     loss = Counted()
     distiller = distiller_of(kd.Term(loss, weight=1.0, temperature=2.0), rate=0.0)
