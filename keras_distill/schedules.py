@@ -5,6 +5,8 @@ A schedule is a `keras.optimizers.schedules.LearningRateSchedule`, so that Keras
 of updates that the optimizer has made, which a resumed run continues.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -27,39 +29,37 @@ class Constant(Schedule):
         return {"value": self.value}
 
 
+class _Ramp(Schedule):
+    """From `start` to `end` over `steps` updates, then `end`."""
+
+    def __init__(self, start, end, steps):
+        self.start = _checks.finite("start", start)
+        self.end = _checks.finite("end", end)
+        self.steps = _checks.positive_integer("steps", steps)
+
+    def done(self, step):
+        """The share of the way at this step, 0 to 1."""
+        return ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, "steps": self.steps}
+
+
 @keras.saving.register_keras_serializable(package="keras_distill")
-class Linear(Schedule):
+class Linear(_Ramp):
     """From `start` to `end` in a straight line over `steps` updates, then `end`."""
 
-    def __init__(self, start, end, steps):
-        self.start = _checks.finite("start", start)
-        self.end = _checks.finite("end", end)
-        self.steps = _checks.positive_integer("steps", steps)
-
     def __call__(self, step):
-        done = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
-        return self.start + (self.end - self.start) * done
-
-    def get_config(self):
-        return {"start": self.start, "end": self.end, "steps": self.steps}
+        return self.start + (self.end - self.start) * self.done(step)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
-class Cosine(Schedule):
+class Cosine(_Ramp):
     """From `start` to `end` along half a cosine over `steps` updates, then `end`."""
 
-    def __init__(self, start, end, steps):
-        self.start = _checks.finite("start", start)
-        self.end = _checks.finite("end", end)
-        self.steps = _checks.positive_integer("steps", steps)
-
     def __call__(self, step):
-        done = ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
-        falling = 0.5 * (1.0 + ops.cos(3.141592653589793 * done))
+        falling = 0.5 * (1.0 + ops.cos(math.pi * self.done(step)))
         return self.end + (self.start - self.end) * falling
-
-    def get_config(self):
-        return {"start": self.start, "end": self.end, "steps": self.steps}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -22,6 +22,7 @@ RANKS = {
     "_ops": 0,
     "_keras": 0,
     "_files": 0,
+    "_precision": 0,
     "_terminal": 0,
     "_graph": 0,
     "distribution": 0,

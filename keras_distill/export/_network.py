@@ -1,6 +1,5 @@
 """From what the caller has to the network that leaves: its inputs, its float32 computation."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -9,9 +8,8 @@ import re
 import keras
 
 from keras_distill import _checks
-from keras_distill._keras import flatten_layers
-
-HALF_PRECISION = ("float16", "bfloat16")
+from keras_distill._precision import HALF_PRECISION
+from keras_distill._precision import computing_in
 
 
 def require_tensorflow(function):
@@ -192,34 +190,10 @@ def _names(names):
     return chosen
 
 
-class _ComputeInFloat32(keras.dtype_policies.DTypePolicy):
-    """Computes in float32 with variables of any dtype (they are cast when they are read)."""
-
-    def __init__(self, variable_dtype):
-        super().__init__("float32")
-        self._own_variable_dtype = variable_dtype
-
-    @property
-    def variable_dtype(self):
-        return self._own_variable_dtype
-
-
-@contextlib.contextmanager
 def float32_computation(network):
     """Inside the block, the layers of `network` that compute in half precision use float32.
 
     TF Lite's float kernels are float32: a mixed_float16 network would be exported with
-    float16 outputs, or not at all. Switching the policies and back keeps the very layers and
-    variables, where a clone would need every custom layer to serialise. Nothing that Keras
-    has compiled (`predict`, `fit`) is run or traced meanwhile.
+    float16 outputs, or not at all.
     """
-    switched = []
-    try:
-        for layer in flatten_layers(network):
-            if layer.compute_dtype in HALF_PRECISION:
-                switched.append((layer, layer.dtype_policy))
-                layer.dtype_policy = _ComputeInFloat32(layer.variable_dtype)
-        yield
-    finally:
-        for layer, policy in switched:
-            layer.dtype_policy = policy
+    return computing_in(network, "float32", of=HALF_PRECISION)

@@ -1,6 +1,5 @@
 """One network of a wrapper: one forward that gives predictions, logits and features."""
 
-import contextlib
 from typing import Any
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
 from keras_distill._ops import at_least_float32
+from keras_distill._precision import computing_in
 from keras_distill.heads import head_of
 from keras_distill.taps import tap
 
@@ -95,7 +95,7 @@ class Network:
 
     def __call__(self, inputs, training=False):
         training = bool(training) and not self.frozen
-        with _in_dtype(self.model, self.compute_dtype):
+        with computing_in(self.model, self.compute_dtype):
             if self._twin is None:
                 prediction = self.model(inputs, training=training)
                 scores, features = keras.tree.flatten(prediction), []
@@ -206,30 +206,6 @@ def keep_mask(value, source):
     if mask is not None:
         _keras.set_keras_mask(value, mask)
     return value
-
-
-@contextlib.contextmanager
-def _in_dtype(model, compute_dtype):
-    """Runs the layers of `model` in `compute_dtype`, and gives them their policies back."""
-    if compute_dtype is None:
-        yield
-        return
-    policy = keras.DTypePolicy(
-        compute_dtype if compute_dtype == "float32" else f"mixed_{compute_dtype}"
-    )
-    layers = [
-        layer
-        for layer in _keras.flatten_layers(model)
-        if keras.backend.is_float_dtype(layer.compute_dtype)
-    ]
-    policies = [layer.dtype_policy for layer in layers]
-    try:
-        for layer in layers:
-            layer.dtype_policy = policy
-        yield
-    finally:
-        for layer, own in zip(layers, policies):
-            layer.dtype_policy = own
 
 
 def check_compute_dtype(name, value):
