@@ -64,7 +64,7 @@ check-wheel: wheel  ## Install the wheel's demo extra into an empty environment 
 	echo "Installing $$wheel[demo] into an empty environment"; \
 	$(PYTHON) -m venv "$$place/venv"; \
 	"$$place/venv/bin/python" -m pip --quiet --disable-pip-version-check install "$$wheel[demo]" -c constraints.txt; \
-	cd "$$place"; venv/bin/keras-distill --version; venv/bin/keras-distill demo --help
+	cd "$$place"; venv/bin/keras-distill --version; venv/bin/keras-distill demo --seeds 1 --epochs 2 --out run
 
 clean:  ## Remove build results and caches
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
