@@ -453,6 +453,7 @@ def test_inputs_of_a_shape_that_keras_adapts():
     small = keras.Model(inputs, layers.Dense(nets.CLASSES)(inputs))
     wrapper = compiled(kd.Distiller(nets.copy_of(small), small, SOFT()))
     wrapper.fit(np.zeros(8, "float32"), nets.class_ids(8), verbose=0)
+    assert int(nets.array(wrapper.optimizer.iterations)) == 1
 
 
 @pytest.mark.parametrize("name", ["soft_targets", "label_loss"])
