@@ -12,7 +12,6 @@ SHAPE = (32, 32, 3)
 CLASSES = 5
 
 
-
 def cv_resnet():
     pytest.importorskip("keras_cv")
     return backbones.cv_resnet(CLASSES, SHAPE, filters=(64, 8), blocks=(1, 1), strides=(1, 2))

@@ -29,6 +29,9 @@ from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.models.wiring import shared_classes
 from keras_distill.models.wiring import unique_names
 
+_TEACHER = "a keras.Model or an EnsembleTeacher"
+_LEFT_OUT = object()  # the teacher of a wrapper that was saved without it
+
 
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Distiller(DistillationModel):
@@ -95,6 +98,8 @@ class Distiller(DistillationModel):
         **kwargs,
     ):
         _checks.instance("student", student, keras.Model, "a keras.Model")
+        if teacher is not _LEFT_OUT:
+            _checks.instance("teacher", teacher, keras.Model, _TEACHER)
         terms = as_terms(distillation_losses)
         names = unique_names([term.name for term in terms], taken={"loss", "label_loss"})
         kwargs.setdefault("dtype", dtype_policy_of(student))
@@ -110,8 +115,9 @@ class Distiller(DistillationModel):
             student, "student", self._paths("student_paths"), from_logits=student_from_logits
         )
         self._teacher_network = None
-        if teacher is None:
+        if teacher is _LEFT_OUT:
             self._connect_saved()
+            teacher = None
         self.teacher = teacher
         self.built = bool(student.built)
 
@@ -136,7 +142,7 @@ class Distiller(DistillationModel):
         if teacher is None:
             self._teacher_network = None
             return
-        _checks.instance("teacher", teacher, keras.Model, "a keras.Model or an EnsembleTeacher")
+        _checks.instance("teacher", teacher, keras.Model, _TEACHER)
         check_separate(teacher, self.student)
         kind = EnsembleNetwork if isinstance(teacher, EnsembleTeacher) else Network
         network = kind(
@@ -353,12 +359,13 @@ class Distiller(DistillationModel):
         config = dict(config)
         with keras.saving.custom_object_scope(custom_objects or {}):
             for name in ("teacher", "student"):
-                if config[name] is not None:
-                    config[name] = keras.saving.deserialize_keras_object(config[name])
+                config[name] = keras.saving.deserialize_keras_object(config[name])
             config["distillation_losses"] = [
                 Term.from_config({**term["config"], "name": term["name"]})
                 for term in config["distillation_losses"]
             ]
+        if config["teacher"] is None:
+            config["teacher"] = _LEFT_OUT
         return cls(**config)
 
     @classmethod

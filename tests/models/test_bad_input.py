@@ -464,6 +464,12 @@ def test_metrics_that_take_the_name_of_a_loss(name):
         assert_helpful(error, repr(name), "another name")
 
 
+def test_no_teacher():
+    with pytest.raises(TypeError) as error:
+        kd.Distiller(None, model(), SOFT())
+    assert_helpful(error, "`teacher`", "teacher=None")
+
+
 # Ensembles.
 
 
