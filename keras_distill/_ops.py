@@ -18,4 +18,4 @@ def at_least_float32(x):
 
 def per_sample_mean(x):
     """Mean over all axes but the first: shape `(batch,)`."""
-    return x if len(x.shape) == 1 else ops.mean(x, axis=tuple(range(1, len(x.shape))))
+    return x if len(x.shape) <= 1 else ops.mean(x, axis=tuple(range(1, len(x.shape))))

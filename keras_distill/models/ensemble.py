@@ -111,19 +111,26 @@ class EnsembleTeacher(DistillationModel):
 
     # Averaging.
 
-    def member_outputs(self, inputs, training=False, networks=None):
-        """One forward of each member.
+    def member_outputs(self, inputs, training=False):
+        """One forward of each member; returns what `gathered` does."""
+        self._settle(inputs)
+        outputs = [network(inputs, training=training) for network in self._networks]
+        return self.gathered(inputs, outputs, [network.heads for network in self._networks])
+
+    def gathered(self, inputs, outputs, heads):
+        """The members' outputs, ready to be averaged.
+
+        Args:
+            inputs: The members' inputs, for weights that depend on them.
+            outputs: One `NetworkOutputs` a member.
+            heads: The heads of each member.
 
         Returns:
             `(scores, structure, log_weights)`: logits by output and member, the members'
             output structure, and the log of the normalised weights, shape (members,) or
             (batch, members).
         """
-        if networks is None:
-            self._settle(inputs)
-        outputs = [network(inputs, training=training) for network in networks or self._networks]
         structure = outputs[0].prediction
-        heads = [network.heads for network in networks or self._networks]
         count = len(outputs[0].scores)
         scores = []
         for i in range(count):

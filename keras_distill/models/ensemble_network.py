@@ -63,15 +63,15 @@ class EnsembleNetwork:
         return self.members[name].feature_shape(rest)
 
     def __call__(self, inputs, training=False):
-        networks = _Recorded(self.members.values())
-        scores, structure, log_weights = self.model.member_outputs(inputs, networks=networks)
+        outputs = {name: member(inputs) for name, member in self.members.items()}
+        scores, structure, log_weights = self.model.gathered(
+            inputs, list(outputs.values()), [member.heads for member in self.members.values()]
+        )
         prediction = self.model._packed(scores, structure, log_weights)
         features = []
         for path in self.paths:
             name, _, rest = path.partition("/")
-            index = self.model.member_names.index(name)
-            outputs = networks[index].outputs
-            features.append(outputs.features[networks[index].network.paths.index(rest)])
+            features.append(outputs[name].features[self.members[name].paths.index(rest)])
         frozen = keras.tree.map_structure(
             ops.stop_gradient, ([(logits, log_weights) for logits in scores], prediction)
         )
@@ -84,21 +84,3 @@ class EnsembleNetwork:
         return self.model.combine(
             member_logits, log_weights, 1.0 if temperature is None else temperature, activation
         )
-
-
-class _Recorded(list):
-    """Networks that keep what their forward gave."""
-
-    def __init__(self, networks):
-        super().__init__(_RecordedNetwork(network) for network in networks)
-
-
-class _RecordedNetwork:
-    def __init__(self, network):
-        self.network = network
-        self.heads = network.heads
-        self.outputs = None
-
-    def __call__(self, inputs, training=False):
-        self.outputs = self.network(inputs, training=training)
-        return self.outputs

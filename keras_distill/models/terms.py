@@ -8,6 +8,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import connectors
+from keras_distill._ops import per_sample_mean
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.feature import Hint
 from keras_distill.models.function_loss import as_loss
@@ -299,9 +300,7 @@ def per_sample(sample_weight):
     """Weights of shape (batch,): weights of tokens or pixels are averaged over the sample."""
     if sample_weight is None:
         return None
-    sample_weight = ops.convert_to_tensor(sample_weight)
-    rank = len(sample_weight.shape)
-    return sample_weight if rank <= 1 else ops.mean(sample_weight, axis=tuple(range(1, rank)))
+    return per_sample_mean(ops.convert_to_tensor(sample_weight))
 
 
 def zero_masked(feature):
