@@ -19,7 +19,8 @@ class Outputs(NamedTuple):
 
     Attributes:
         prediction: The outputs that loss and metrics see.
-        terms: What the terms compare, in a form of the wrapper's own.
+        terms: What the terms compare, in a form of the wrapper's own; `None` where the data
+            holds nothing to compare (a plain batch in `evaluate`, where training sees pairs).
     """
 
     prediction: Any
@@ -35,7 +36,11 @@ class DistillationModel(FrozenNetworks):
         `term_values(outputs, targets, sample_weight)`: a list of `(name, value, weight)`;
         `inference_model`: the Keras model that `export` takes.
 
-    and may set `student_loss_weight` (the factor of the label loss in training).
+    and may give:
+        `training_label_loss(labels, outputs, sample_weight)`: the label loss of a step;
+        `metric_data(outputs, targets, sample_weight)`: what the compiled metrics see of it;
+        `after_update()`: what follows each update of the weights;
+        `student_loss_weight`: the factor of the label loss in training, a number or a tensor.
 
     Args:
         term_names: Names of the terms, each of which gets a log of its own.
@@ -171,7 +176,8 @@ class DistillationModel(FrozenNetworks):
             losses.append(label_loss if outputs is None else label_loss * self.student_loss_weight)
         losses.extend(self._aggregate_additional_loss(loss) for loss in self.losses)
         if outputs is not None:
-            values = self.term_values(outputs, targets, sample_weight)
+            compares = outputs.terms is not None
+            values = self.term_values(outputs, targets, sample_weight) if compares else []
             for tracker, (_, value, weight) in zip(self._term_trackers, values):
                 self._log(tracker, value, rows)
                 losses.append(ops.cast(value, "float32") * weight)
@@ -184,6 +190,10 @@ class DistillationModel(FrozenNetworks):
     def training_label_loss(self, labels, outputs, sample_weight):
         """The label loss of a training step; several networks override it."""
         return self.label_loss(labels, outputs.prediction, sample_weight)
+
+    def metric_data(self, outputs, targets, sample_weight):
+        """`(labels, prediction, sample_weight)` for the metrics of a training step."""
+        return targets.labels, outputs.prediction, sample_weight
 
     def label_loss(self, labels, prediction, sample_weight):
         """The compiled loss of the labelled samples; `None` where there is none."""
@@ -201,8 +211,11 @@ class DistillationModel(FrozenNetworks):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         outputs = y_pred if isinstance(y_pred, Outputs) else None
-        prediction = y_pred if outputs is None else outputs.prediction
-        labels = as_targets(y).labels
+        labels, prediction = as_targets(y).labels, y_pred
+        if outputs is not None:
+            labels, prediction, sample_weight = self.metric_data(
+                outputs, as_targets(y), sample_weight
+            )
         if self._compile_metrics is not None:
             if labels is None:
                 raise ValueError(
@@ -217,6 +230,8 @@ class DistillationModel(FrozenNetworks):
             )
         logs = self.get_metrics_result()
         silent = [] if outputs is not None else [self._label_loss_tracker, *self._term_trackers]
+        if outputs is not None and outputs.terms is None:
+            silent = list(self._term_trackers)
         if self._compile_loss is None:
             silent.append(self._label_loss_tracker)
         return {name: value for name, value in logs.items() if name not in {m.name for m in silent}}
@@ -252,7 +267,7 @@ class DistillationModel(FrozenNetworks):
     def train_step(self, *args):
         """One update. Keras compiles it; on other backends it is Keras's own step."""
         if not distribution.is_tensorflow():
-            return super().train_step(*args)
+            return self._with_after_update(super().train_step(*args))
         import tensorflow as tf
 
         x, y, sample_weight = _keras.unpack_x_y_sample_weight(*args)
@@ -266,8 +281,35 @@ class DistillationModel(FrozenNetworks):
         if trained:
             gradients = tape.gradient(loss, [variable.value for variable in trained])
             self.optimizer.apply_gradients(zip(gradients, trained))
+        self.after_update()
         logs = self.compute_metrics(x, y, outputs, sample_weight)
         return distribution.logs_for_reduction(logs, self.distribute_strategy)
+
+    def after_update(self):
+        """Called after each update of the weights, inside the compiled step."""
+
+    def _with_after_update(self, result):
+        """Keras's step on JAX returns `(logs, state)`: `after_update` is applied to the state."""
+        overrides = type(self).after_update is not DistillationModel.after_update
+        if not overrides or keras.backend.backend() != "jax":
+            if overrides:
+                self.after_update()
+            return result
+        logs, (trained, others, *rest) = result
+        own = [*self.trainable_variables, *self.non_trainable_variables]
+        with keras.StatelessScope(state_mapping=list(zip(own, [*trained, *others]))) as scope:
+            self.after_update()
+        trained, others = (
+            [
+                value if (new := scope.get_current_value(variable)) is None else new
+                for variable, value in zip(variables, values)
+            ]
+            for variables, values in (
+                (self.trainable_variables, trained),
+                (self.non_trainable_variables, others),
+            )
+        )
+        return logs, (trained, others, *rest)
 
     def test_step(self, *args):
         """One batch of `evaluate`: the inference model alone, unless `evaluate_terms`."""

@@ -19,6 +19,7 @@ class FrozenNetworks(keras.Model):
     """
 
     frozen_attributes = ()
+    transient_attributes = ()
     _hides_frozen = False
 
     @property
@@ -67,14 +68,21 @@ class FrozenNetworks(keras.Model):
         known = {id(variable) for variable in [*self.weights, *self.frozen_variables]}
         return [variable for variable in self.variables if id(variable) not in known]
 
+    @property
+    def _own_variables(self):
+        transient = {id(getattr(self, name, None)) for name in self.transient_attributes}
+        own = self._trainable_variables + self._non_trainable_variables
+        return [variable for variable in own if id(variable) not in transient]
+
     def save_own_variables(self, store):
-        super().save_own_variables(store)
+        for i, variable in enumerate(self._own_variables):
+            store[str(i)] = ops.convert_to_numpy(variable)
         for i, state in enumerate(self._seed_states):
             store[f"seed_{i}"] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store):
         # Own variables (a step counter on JAX) and seeds may be missing: another backend's file.
-        for i, variable in enumerate(self._trainable_variables + self._non_trainable_variables):
+        for i, variable in enumerate(self._own_variables):
             if str(i) in store.keys():
                 variable.assign(store[str(i)])
         for i, state in enumerate(self._seed_states):
