@@ -5,6 +5,16 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | where | what |
 | --- | --- |
 | `Distiller`, `Term`, `EnsembleTeacher` | the wrappers and the wiring of losses |
+| `BornAgain` | generations of one network, each taught by the one before it |
+| `ClassWiseDistiller` | CS-KD: two images of a class are predicted alike |
+| `DistortionDistiller` | DDGSD: two views of an image teach each other |
+| `ProgressiveDistiller` | PS-KD: the predictions of the epoch before soften the labels |
+| `TeacherFreeDistiller` | Tf-KD: an earlier training of the student, or a virtual teacher |
+| `MeanTeacher` | the target is the moving average of the student's weights |
+| `NativeEnsemble` | ONE: branches on a shared stem, and the gate that teaches them |
+| `LabelSmoothing` | the label loss of the baseline, for class ids |
+| `MutualLearner` | students that teach each other |
+| `SelfDistiller` | Be Your Own Teacher: exits inside a network, and early exit |
 | `losses` | every distillation loss, a function and its `keras.losses.Loss` twin |
 | `schedules` | weights and temperatures that change with the step |
 | `tap` | a twin of a model that also returns the outputs of named layers |
@@ -35,14 +45,34 @@ from keras_distill import recipes
 from keras_distill import reporting
 from keras_distill import schedules
 from keras_distill._version import __version__
+from keras_distill.losses.label_smoothing import LabelSmoothing
+from keras_distill.models import BornAgain
+from keras_distill.models import ClassWiseDistiller
 from keras_distill.models import Distiller
+from keras_distill.models import DistortionDistiller
 from keras_distill.models import EnsembleTeacher
+from keras_distill.models import MeanTeacher
+from keras_distill.models import MutualLearner
+from keras_distill.models import NativeEnsemble
+from keras_distill.models import ProgressiveDistiller
+from keras_distill.models import SelfDistiller
+from keras_distill.models import TeacherFreeDistiller
 from keras_distill.models import Term
 from keras_distill.taps import tap
 
 __all__ = [
+    "BornAgain",
+    "ClassWiseDistiller",
     "Distiller",
+    "DistortionDistiller",
     "EnsembleTeacher",
+    "LabelSmoothing",
+    "MeanTeacher",
+    "MutualLearner",
+    "NativeEnsemble",
+    "ProgressiveDistiller",
+    "SelfDistiller",
+    "TeacherFreeDistiller",
     "Term",
     "__version__",
     "backbones",

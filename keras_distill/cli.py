@@ -1,4 +1,4 @@
-"""The command line: `keras-distill demo | train | evaluate | export | compare | losses`.
+"""The command line: `keras-distill demo | train | evaluate | export | compare | losses | recipes`.
 
 What a command does is in `keras_distill.recipes`; here are its options, its help and its errors.
 """
@@ -39,6 +39,11 @@ class Format(str, Enum):
     saved_model = "saved-model"
 
 
+def _maybe(kind, help):
+    """An option that can be left out."""
+    return Annotated[kind | None, typer.Option(help=help)]
+
+
 Dataset = Annotated[
     str,
     typer.Option(
@@ -47,25 +52,21 @@ Dataset = Annotated[
         "train and test folders of such."
     ),
 ]
-OptionalDataset = Annotated[
-    str | None,
-    typer.Option(
-        help="As in `train`: training images for the ranges of int8, test images to check on."
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(help="Folder with data prepared by tensorflow-datasets. [env: TFDS_DATA_DIR]"),
-]
-ImageSize = Annotated[
-    int | None, typer.Option(help="Resize images to this side. Default: as the network asks.")
-]
-TestLimit = Annotated[int | None, typer.Option(help="Use so many test images.")]
+OptionalDataset = _maybe(
+    str, "As in `train`: training images for the ranges of int8, test images to check on."
+)
+DataDir = _maybe(str, "Folder with data prepared by tensorflow-datasets. [env: TFDS_DATA_DIR]")
+ImageSize = _maybe(int, "Resize images to this side. Default: as the network asks.")
+TestLimit = _maybe(int, "Use so many test images.")
 Seed = Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")]
+Ensemble = _maybe(int, "Train so many teachers together and average them.")
+Epochs = _maybe(int, "Epochs of the student. Default: 20, or the recipe's.")
+Setting = _maybe(str, "Of a recipe: small (a processor) or paper (as published). Default: small.")
+Augment = _maybe(bool, "Shift training images at random, by up to an eighth of the side.")
+Flip = _maybe(bool, "Mirror half of them, with --augment; not for digits, letters.")
+Out = Annotated[str, typer.Option(help="The run's folder.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Remove an earlier run in --out first.")]
-Teacher = Annotated[
-    str | None, typer.Option(help="File whose answers the others are held against.")
-]
+Teacher = _maybe(str, "File whose answers the others are held against.")
 
 
 def _version(wanted):
@@ -96,7 +97,7 @@ def _root(
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/demo",
+    out: Out = "runs/demo",
     seeds: Annotated[int, typer.Option(help="Students of each kind.")] = 5,
     epochs: Annotated[int, typer.Option(help="Epochs of every training.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the first student.")] = 0,
@@ -124,49 +125,38 @@ def demo(
 @app.command()
 def train(
     dataset: Dataset,
-    teacher: Annotated[
+    recipe: _maybe(str, "One that `keras-distill recipes` lists.") = None,
+    setting: Setting = None,
+    teacher: _maybe(
         str,
-        typer.Option(
-            help="A network's name, trained first, or a .keras file, taken as it is. Names: "
-            "small-CHANNELS, resnetDEPTH, resnetDEPTHx4, wrn-DEPTH-WIDTH; such as small-32, "
-            "resnet20, resnet56, resnet32x4, wrn-16-2."
-        ),
-    ],
-    student: Annotated[str, typer.Option(help="A network's name, or a .keras file to start from.")],
+        "A network's name, trained first, or a .keras file, taken as it is. Names: "
+        "small-CHANNELS, small-A-B-C, resnetDEPTH, resnetDEPTHx4, wrn-DEPTH-WIDTH; such as "
+        "small-32, resnet20, resnet56, resnet32x4, wrn-16-2.",
+    ) = None,
+    student: _maybe(str, "A network's name, or a .keras file to start from.") = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
-    limit: Annotated[int | None, typer.Option(help="Use so many training images.")] = None,
-    ensemble: Annotated[
-        int, typer.Option(help="Train so many teachers together and average them.")
-    ] = 1,
-    loss: Annotated[
-        str, typer.Option(help="A loss that `keras-distill losses` lists.")
-    ] = "SoftTargets",
-    temperature: Annotated[
-        float | None, typer.Option(help="The loss's temperature. Default: the loss's own.")
-    ] = None,
-    weight: Annotated[float, typer.Option(help="Factor of the distillation loss.")] = 0.9,
-    label_weight: Annotated[float, typer.Option(help="Factor of the label loss.")] = 0.1,
-    epochs: Annotated[int, typer.Option(help="Epochs of the student.")] = 20,
-    teacher_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of the teacher. Default: as many.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    limit: _maybe(int, "Use so many training images.") = None,
+    ensemble: Ensemble = None,
+    loss: _maybe(str, "A loss that `keras-distill losses` lists. Default: SoftTargets.") = None,
+    temperature: _maybe(float, "The loss's temperature. Default: the loss's own.") = None,
+    weight: _maybe(float, "Factor of the distillation loss. Default: 0.9.") = None,
+    label_weight: _maybe(float, "Factor of the label loss. Default: 0.1.") = None,
+    epochs: Epochs = None,
+    teacher_epochs: _maybe(int, "Epochs of the teacher. Default: as many.") = None,
+    batch_size: _maybe(int, "Images in a batch. Default: 64, or the recipe's.") = None,
+    learning_rate: _maybe(float, "Default: 1e-3, Adam's, or the recipe's first.") = None,
     seed: Seed = 0,
-    augment: Annotated[
-        bool, typer.Option(help="Shift training images at random, by up to an eighth of the side.")
-    ] = False,
-    flip: Annotated[
-        bool, typer.Option(help="Mirror half of them, with --augment; not for digits, letters.")
-    ] = True,
+    augment: Augment = None,
+    flip: Flip = None,
     baseline: Annotated[
-        bool, typer.Option(help="Train the same student without teacher too, to compare.")
-    ] = False,
-    out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/train",
+        bool | None,
+        typer.Option("--baseline", help="Train the same student without teacher too, to compare."),
+    ] = None,
+    out: Out = "runs/train",
     restart: Restart = False,
 ):
-    """Train a teacher (unless it is a file) and distil a student from it.
+    """Train by a recipe, or train a teacher (unless it is a file) and distil a student from it.
 
     Images reach the networks as float32 in 0..1. The run's folder holds settings.json,
     metrics.jsonl, results.json, report.html and the models. The same command goes on where an
@@ -176,15 +166,15 @@ def train(
     keras-distill train --dataset digits --teacher small-32 --ensemble 5 --student small-4
     keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20 --augment
     keras-distill train --dataset photos/ --image-size 64 --teacher big.keras --student small-16
-    keras-distill train --dataset mnist --teacher small-32 --student small-4 --loss DecoupledKD
+    keras-distill train --dataset fashion_mnist --limit 1000 --recipe mutual
+    keras-distill train --dataset cifar100 --recipe dlb --setting paper --student resnet32
     """  # noqa: D301
-    options = {name: value for name, value in locals().items() if name not in ("out", "restart")}
+    given = dict(locals())
     _start(deterministic=True)
-    from keras_distill.recipes.distillation import Settings
-    from keras_distill.recipes.distillation import distil
+    from keras_distill.recipes import commands
 
-    # Keras's bar moves on a terminal; elsewhere a line an epoch.
-    distil(Settings(**options), out, restart, verbose=1 if sys.stdout.isatty() else 2)
+    verbose = 1 if sys.stdout.isatty() else 2  # Keras's bar moves on a terminal alone
+    commands.train(given, given.pop("out"), given.pop("restart"), verbose)
 
 
 @app.command()
@@ -202,37 +192,61 @@ def evaluate(
     keras-distill evaluate student.keras --dataset digits
     keras-distill evaluate student_int8.tflite --dataset digits --teacher teacher.keras
     """  # noqa: D301
-    _compare([model], dataset, data_dir, image_size, limit, teacher)
+    given = dict(locals())
+    _compare({"models": [given.pop("model")], **given})
 
 
 @app.command()
 def compare(
-    models: Annotated[
-        list[str], typer.Argument(help=".keras or .tflite files, or SavedModel folders.")
-    ],
     dataset: Dataset,
+    models: Annotated[
+        list[str] | None, typer.Argument(help=".keras or .tflite files, or SavedModel folders.")
+    ] = None,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Train this; give it again for each. The first is the base."),
+    ] = None,
+    seeds: _maybe(int, "Trainings of each recipe. Default: 5.") = None,
+    seed: _maybe(int, "The first seed. Default: 0.") = None,
+    setting: Setting = None,
+    budget: _maybe(
+        str,
+        "images: recipes that forward each image twice get half the epochs; epochs: all get "
+        "as many. Default: images.",
+    ) = None,
+    student: _maybe(str, "Of recipes: a network's name.") = None,
+    teacher: _maybe(str, "File whose answers files are held against; a recipe's teacher.") = None,
+    ensemble: Ensemble = None,
+    epochs: Epochs = None,
+    augment: Augment = None,
+    flip: Flip = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
-    limit: TestLimit = None,
-    teacher: Teacher = None,
+    limit: _maybe(int, "Use so many test images; of recipes, training images.") = None,
+    test_limit: _maybe(int, "Of recipes: test images.") = None,
+    out: Out = "runs/compare",
+    restart: Restart = False,
 ):
-    """Show several networks side by side: accuracy, agreement, parameters, bytes, speed.
+    """Show networks side by side, or train recipes with several seeds and compare them.
 
-    Speed is that of TF Lite's interpreter, for a .keras file of its float32 conversion.
+    Of files: accuracy, agreement, parameters, bytes, and the speed of TF Lite's interpreter (for
+    a .keras file of its float32 conversion). Of recipes: mean and deviation over seeds, last and
+    best epoch, gains over the first, and what each forwards; the same command goes on where an
+    earlier one stopped.
 
     \b
     keras-distill compare alone.keras distilled.keras --dataset digits --teacher teacher.keras
     keras-distill compare student.keras student_int8.tflite --dataset digits
+    keras-distill compare --recipe baseline --recipe dlb --dataset fashion_mnist --limit 1000
     """  # noqa: D301
-    _compare(models, dataset, data_dir, image_size, limit, teacher)
+    given = dict(locals())
+    _compare(given, given.pop("out"), given.pop("restart"))
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A .keras file, or for tflite a SavedModel folder.")],
-    out: Annotated[
-        str | None, typer.Option(help="What to write. Default: beside the model, by its name.")
-    ] = None,
+    out: _maybe(str, "What to write. Default: beside the model, by its name.") = None,
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.tflite,
     quantize: Annotated[
         Quantization | None, typer.Option(help="Smaller numbers. Default: float32.")
@@ -285,13 +299,20 @@ def losses():
         print(f"{name:24} {getattr(found, name).__doc__.splitlines()[0].partition(': see')[0]}")
 
 
-def _compare(models, dataset, data_dir, image_size, limit, teacher):
-    _start()
-    from keras_distill.recipes import evaluation
-    from keras_distill.recipes.results import draw
+@app.command()
+def recipes():
+    """List the recipes for `train --recipe` and `compare --recipe`, each with its paper."""
+    from keras_distill.recipes.schemes import RECIPES
 
-    entries, test = evaluation.compare(models, dataset, data_dir, image_size, limit, teacher)
-    print(draw(evaluation.comparison_table(entries, test)))
+    for recipe in RECIPES:
+        print(f"{recipe.name:20} {recipe.summary} {recipe.reference}")
+
+
+def _compare(given, out=None, restart=False):
+    _start(deterministic=bool(given.get("recipes")))
+    from keras_distill.recipes import commands
+
+    commands.compare(given, out, restart)
 
 
 def _start(deterministic=False):

@@ -15,6 +15,26 @@ from keras_distill import _checks
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
+def number_or_schedule(name, value, check=_checks.non_negative):
+    """Returns `value`, a schedule or a checked number.
+
+    Args:
+        name: The argument's name.
+        value: What the caller was given.
+        check: One of the checks of numbers in `_checks`.
+    """
+    if not isinstance(value, Schedule):
+        return check(name, value)
+    for step in (0, 10**9):  # The ends of a schedule, between which it moves.
+        check(f"{name}, a schedule, at step {step}", float(ops.convert_to_numpy(value(step))))
+    return value
+
+
+def value_at(value, step):
+    """The float32 value of a number or schedule at this step."""
+    return ops.cast(value(step) if callable(value) else value, "float32")
+
+
 @keras.saving.register_keras_serializable(package="keras_distill")
 class Constant(Schedule):
     """The same `value` at every step."""
@@ -75,6 +95,28 @@ class WarmUp(Schedule):
 
     def __call__(self, step):
         return self.value * ops.minimum((ops.cast(step, "float32") + 1.0) / self.steps, 1.0)
+
+    def get_config(self):
+        return {"value": self.value, "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class SigmoidRamp(Schedule):
+    """`value * exp(-5 (1 - min(step / steps, 1))^2)`: the ramp-up of consistency weights.
+
+    From 0.0067 times `value` to `value`: that of the mean teacher (Tarvainen and Valpola,
+    2017, https://arxiv.org/abs/1703.01780) and of ONE, counted in updates.
+
+    The published codes count in epochs: give `steps = epochs * steps_per_epoch`.
+    """
+
+    def __init__(self, value, steps):
+        self.value = _checks.finite("value", value)
+        self.steps = _checks.positive_integer("steps", steps)
+
+    def __call__(self, step):
+        missing = 1.0 - ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.value * ops.exp(-5.0 * ops.square(missing))
 
     def get_config(self):
         return {"value": self.value, "steps": self.steps}

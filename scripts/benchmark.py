@@ -7,6 +7,8 @@ better; 1.00 is the floor of a loop that does the parts one after the other.
 
     python scripts/benchmark.py --rounds 8 --json results/benchmark.json
     python scripts/benchmark.py --torch        # beside a plain PyTorch loop, where installed
+    python scripts/benchmark.py --schemes      # mutual learning, DLB, ... beside plain fit
+    python scripts/benchmark.py --memory       # peak memory of plain fit, DLB, PS-KD and BYOT
 
 Both wall-clock and processor seconds are measured: on a machine that is not quiet the first are
 meaningless and the second still tell what the work costs.
@@ -149,6 +151,20 @@ def against(seconds, one, other):
     return statistics.median(a / b for a, b in zip(seconds[one], seconds[other]))
 
 
+def record(arguments, **figures):
+    """Writes the figures with the settings, the versions and the machine."""
+    if not arguments.json:
+        return
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "settings": {k: str(v) for k, v in vars(arguments).items()},
+        "versions": {"keras": keras.__version__, "backend": keras.backend.backend()},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        **figures,
+    }
+    arguments.json.write_text(json.dumps(figures, indent=2))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=8)
@@ -157,11 +173,19 @@ def main():
     parser.add_argument("--teacher-depth", type=int, default=20)
     parser.add_argument("--student-depth", type=int, default=8)
     parser.add_argument("--torch", action="store_true", help="time a PyTorch loop as well")
+    parser.add_argument("--schemes", action="store_true", help="time the wrappers without teacher")
+    parser.add_argument(
+        "--cohorts", type=int, default=3, help="how many of 2, 4, 8"
+    )
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=pathlib.Path, help="write the figures here")
     arguments = parser.parse_args()
     if arguments.images < arguments.batch_size:
         parser.error("--images must be at least --batch-size")
 
+    if arguments.schemes or arguments.memory or arguments.memory_of:
+        return schemes(arguments)
     runs, images = variants(arguments)
     wall, processor = measure(runs, arguments.rounds)
     rows = table(wall, processor, images)
@@ -181,18 +205,26 @@ def main():
     print("\nours over keras.distillation, medians over the rounds:")
     for name, ratio in compared.items():
         print(f"  {name}: {ratio:.3f}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {
-            "settings": {k: str(v) for k, v in vars(arguments).items()},
-            "versions": {"keras": keras.__version__, "backend": keras.backend.backend()},
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-            "rows": rows,
-            "compared": compared,
-            "wall": wall,
-            "processor": processor,
-        }
-        arguments.json.write_text(json.dumps(record, indent=2))
+    record(arguments, rows=rows, compared=compared, wall=wall, processor=processor)
+
+
+def schemes(arguments):
+    """`--schemes` and `--memory`."""
+    import benchmark_schemes
+
+    if arguments.memory_of:
+        print(json.dumps(benchmark_schemes.memory_of(arguments, arguments.memory_of)))
+    elif arguments.memory:
+        found = benchmark_schemes.peak_memory(arguments)
+        benchmark_schemes.show_memory(found)
+        record(arguments, memory=found)
+    else:
+        found = benchmark_schemes.variants(arguments)
+        runs = {name: variant.run for name, variant in found.items()}
+        wall, processor = measure(runs, arguments.rounds)
+        listed = benchmark_schemes.rows(found, wall, processor)
+        benchmark_schemes.show(listed)
+        record(arguments, rows=listed, wall=wall, processor=processor)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,89 @@ def average_ensemble(**options):
     return kd.EnsembleTeacher(members, average="logits", objective="average")
 
 
+def in_pairs(images, labels):
+    """`((x, other), y)`: beside each image another one, which stands for its partner."""
+    return (images, images[::-1].copy()), labels
+
+
+def class_wise_distiller(**options):
+    """Pairs of one class."""
+    return kd.ClassWiseDistiller(network("student", **options), weight=2.0)
+
+
+def distortion_distiller(**options):
+    """Two views, the features' weight high enough to be seen."""
+    return kd.DistortionDistiller(network("student", **options), feature_weight=0.5)
+
+
+def mutual_learner(**options):
+    """Three students that differ."""
+    students = [network(name, width, **options) for name, width in zip("abc", (3, 4, 5))]
+    return kd.MutualLearner(students, temperature=2.0, weight=0.5)
+
+
+def logs_of_the_ensemble(logs):
+    """`evaluate`'s logs of a cohort without the students'."""
+    return {"loss": logs["loss"], "accuracy": logs["ensemble_accuracy"]}
+
+
+def with_ids(images, labels):
+    """Labels with the positions of the samples."""
+    return images, kd.data.Targets(labels=labels, ids=np.arange(len(labels)))
+
+
+def progressive_distiller(**options):
+    """A table of the past predictions."""
+    return kd.ProgressiveDistiller(network("student", **options), samples=40)
+
+
+def self_taught(**options):
+    """Two trainings, the first one's network the second's teacher."""
+    return kd.TeacherFreeDistiller(network("student", **options), temperature=4.0)
+
+
+def virtually_taught(**options):
+    """A teacher made of the labels."""
+    return kd.TeacherFreeDistiller(network("student", **options), mode="virtual", alpha=0.5)
+
+
+def born_again(**options):
+    """Three generations, with labels."""
+    return kd.BornAgain(network("student", **options), generations=2, label_weight=0.5)
+
+
+def mean_teacher(**options):
+    """Two views, a ramp of the weight, the averaged network run for inference."""
+    ramp = kd.schedules.SigmoidRamp(5.0, steps=6)
+    return kd.MeanTeacher(network("student", **options), decay=0.8, weight=ramp)
+
+
+def official_mean_teacher(**options):
+    """The averaged network in training mode, with statistics of its own."""
+    student = network("student", **options)
+    return kd.MeanTeacher(student, 0.8, weight=2.0, consistency="kl", teacher_training=True)
+
+
+def native_ensemble(batch_norm=True, **options):
+    """Three branches; their gate normalises by batch statistics where the networks do."""
+    gate = None
+    if not batch_norm:
+        gate = keras.Sequential(
+            [
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(3, activation="softmax", dtype="float32"),
+            ]
+        )
+    model = network("student", batch_norm=batch_norm, **options)
+    return kd.NativeEnsemble(model, "features", gate=gate)
+
+
+def self_distiller(batch_norm=True, **options):
+    """Two exits, whose heads normalise by batch statistics where the network does."""
+    model = network("student", batch_norm=batch_norm, **options)
+    return kd.SelfDistiller(model, ["stem", "features"], feature_weight=0.5, batch_norm=batch_norm)
+
+
 @dataclasses.dataclass
 class Wrapper:
     """A wrapper under contract.
@@ -68,10 +151,18 @@ class Wrapper:
     Attributes:
         create: Makes a fresh one; takes the options of `network`.
         element: Makes `(x, y)` for training from `(images, labels)`.
+        rounds: How many trainings, of `epochs` epochs each, one `fit` is.
+        splits: Whether a batch's loss is the mean of its halves', no statistic of the batch.
+        prediction: What the inference model returns, out of what `predict` does.
+        logs: What the inference model logs, out of what `evaluate` does.
     """
 
     create: Callable
     element: Callable = lambda images, labels: (images, labels)
+    rounds: int = 1
+    splits: bool = True
+    prediction: Callable = lambda outputs: outputs
+    logs: Callable = lambda logs: logs
 
     def compiled(self, seed=7, loss=True, **options):
         """A fresh wrapper from `seed`, compiled; `compile` holds arguments of compile."""
@@ -86,10 +177,25 @@ class Wrapper:
 
 
 WRAPPERS = {
+    "BornAgain": Wrapper(born_again, rounds=3),
+    "ClassWiseDistiller": Wrapper(class_wise_distiller, in_pairs),
     "Distiller": Wrapper(distiller),
+    "DistortionDistiller": Wrapper(distortion_distiller, in_pairs, splits=False),
     "Distiller of an ensemble": Wrapper(distiller_of_ensemble),
     "EnsembleTeacher, independent": Wrapper(independent_ensemble),
     "EnsembleTeacher, average": Wrapper(average_ensemble),
+    "ProgressiveDistiller": Wrapper(progressive_distiller, with_ids),
+    "TeacherFreeDistiller, self": Wrapper(self_taught, rounds=2),
+    "TeacherFreeDistiller, virtual": Wrapper(virtually_taught),
+    "MutualLearner": Wrapper(
+        mutual_learner,
+        prediction=lambda outputs: outputs["ensemble"],
+        logs=logs_of_the_ensemble,
+    ),
+    "MeanTeacher": Wrapper(mean_teacher, in_pairs),
+    "MeanTeacher, official mode": Wrapper(official_mean_teacher),
+    "NativeEnsemble": Wrapper(native_ensemble),
+    "SelfDistiller": Wrapper(self_distiller),
 }
 
 

@@ -74,6 +74,9 @@ def test_eager_trains_the_same(wrapper):
 
 
 def test_gradient_accumulation_equals_the_larger_batch(wrapper):
+    if not wrapper.splits:
+        pytest.skip("a term is a statistic of the whole batch")
+
     def optimizer(steps):
         return keras.optimizers.SGD(0.05, gradient_accumulation_steps=steps)
 
@@ -116,9 +119,8 @@ def test_load_and_fit_on_equals_uninterrupted(wrapper, tmp_path):
         (v.name, v.shape) for v in model.trainable_variables
     ]
     x, _ = samples()
-    np.testing.assert_allclose(
-        model.predict(x, verbose=0), loaded.predict(x, verbose=0), rtol=1e-5, atol=1e-6
-    )
+    predicted, other = (wrapper.prediction(m.predict(x, verbose=0)) for m in (model, loaded))
+    np.testing.assert_allclose(predicted, other, rtol=1e-5, atol=1e-6)
     logs, other = fit(model, wrapper, epochs=2), fit(loaded, wrapper, epochs=2)
     assert_same_state(state(model), state(loaded), rtol=1e-5, atol=1e-6)
     for name in logs:
@@ -161,7 +163,7 @@ def test_backup_and_restore_from_the_first_epoch(wrapper, tmp_path):
 
     class Kill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
+            if epoch == 2 + 4 * (wrapper.rounds - 1):  # in the last training
                 raise Killed
 
     def backup():
@@ -196,7 +198,7 @@ def test_evaluate_is_the_inference_model_alone(wrapper):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
     expected = plain.evaluate(x, y, verbose=0, return_dict=True)
-    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    logs = wrapper.logs(model.evaluate(x, y, verbose=0, return_dict=True))
     assert logs.keys() == expected.keys()
     for name in logs:
         np.testing.assert_allclose(logs[name], expected[name], rtol=1e-5)
@@ -204,9 +206,14 @@ def test_evaluate_is_the_inference_model_alone(wrapper):
 
 @pytest.mark.tensorflow
 def test_train_step_equals_keras_own(wrapper, monkeypatch):
+    def keras_own_step(self, *args):
+        logs = keras.Model.train_step(self, *args)
+        self.after_update()
+        return logs
+
     ours = wrapper.compiled(dropout=0.5)
     fit(ours, wrapper, epochs=2)
-    monkeypatch.setattr(kd.models.DistillationModel, "train_step", keras.Model.train_step)
+    monkeypatch.setattr(kd.models.DistillationModel, "train_step", keras_own_step)
     keras_own = wrapper.compiled(dropout=0.5)
     fit(keras_own, wrapper, epochs=2)
     assert_same_state(state(ours), state(keras_own), rtol=0, atol=0)
@@ -241,9 +248,8 @@ def test_saved_model_of_the_inference_model(wrapper, tmp_path):
     x, _ = samples()
     kd.export.saved_model(model, tmp_path / "saved")
     served = tf.saved_model.load(str(tmp_path / "saved"))
-    np.testing.assert_allclose(
-        served.serve(x).numpy(), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5
-    )
+    predicted = wrapper.prediction(model.predict(x, verbose=0))
+    np.testing.assert_allclose(served.serve(x).numpy(), predicted, rtol=1e-4, atol=1e-5)
     expected = sum(int(np.prod(v.shape)) for v in model.inference_model.weights)
     assert sum(int(np.prod(v.shape)) for v in served.variables) == expected
 

@@ -18,14 +18,27 @@ PACKAGE = pathlib.Path(keras_distill.__file__).parent
 
 # `design.md` section 3. A parameter may be added behind these, and none may be renamed or moved.
 PROMISED = {
+    "BornAgain": "student generations temperature label_weight variant",
+    "ClassWiseDistiller": "student temperature weight student_from_logits",
     # `stages` comes behind `class_map` with the stages themselves; what follows is keyword-only.
     "Distiller": "teacher student distillation_losses student_loss_weight class_map "
     "teacher_from_logits student_from_logits teacher_dtype",
+    "DistortionDistiller": "student temperature weight feature_weight features detach",
     "EnsembleTeacher": "members average weights objective",
+    "LabelSmoothing": "smoothing from_logits spread",
+    "MeanTeacher": "student decay weight consistency teacher_training",
+    "MutualLearner": "students temperature weight peers reduce update devices",
+    "NativeEnsemble": "model branch_at branches temperature weight gate",
+    "ProgressiveDistiller": "student samples alpha epochs table",
+    "SelfDistiller": "model exits temperature alpha feature_weight feature_loss preset",
+    "TeacherFreeDistiller": "student mode preset temperature alpha",
     "Term": "loss teacher student weight temperature connector name",
     "tap": "model paths",
+    "data.class_pairs": "images labels batch_size",
+    "data.label_noise": "dataset rate kind seed",
     "data.load": "",
     "data.Targets": "",
+    "data.two_views": "images labels batch_size augment",
     "data.with_ids": "dataset",
     "export.saved_model": "model path",
     "export.tflite": "model path quantize representative_data io",

@@ -17,6 +17,10 @@ FORMULAS = [
         lambda step: 1.0 + 3.0 * 0.5 * (1 + math.cos(math.pi * min(step / 10, 1.0))),
     ),
     (schedules.WarmUp(8.0, 4), lambda step: 8.0 * min((step + 1) / 4, 1.0)),
+    (
+        schedules.SigmoidRamp(3.0, 10),
+        lambda step: 3.0 * math.exp(-5 * (1 - min(step, 10) / 10) ** 2),
+    ),
     (schedules.Stop(2.0, 5), lambda step: 2.0 if step < 5 else 0.0),
 ]
 IDS = [type(schedule).__name__ for schedule, _ in FORMULAS]
@@ -52,12 +56,25 @@ def test_config_round_trip(schedule, formula):
         (lambda: schedules.Cosine(1.0, 0.0, 2.5), "steps"),
         (lambda: schedules.WarmUp(1.0, -1), "steps"),
         (lambda: schedules.WarmUp(True, 3), "value"),
+        (lambda: schedules.SigmoidRamp(None, 3), "value"),
+        (lambda: schedules.SigmoidRamp(1.0, 0), "steps"),
         (lambda: schedules.Stop(1.0, True), "steps"),
+        (lambda: schedules.number_or_schedule("weight", -1.0), "weight"),
     ],
 )
 def test_bad_input(make, argument):
     with pytest.raises(ValueError, match=f"Expected `{argument}`.*Received: {argument}="):
         make()
+
+
+def test_number_or_schedule():
+    assert schedules.number_or_schedule("weight", 2) == 2.0
+    ramp = schedules.SigmoidRamp(2.0, 4)
+    assert schedules.number_or_schedule("weight", ramp) is ramp
+    with pytest.raises(ValueError, match="`weight, a schedule, at step 1000000000`"):
+        schedules.number_or_schedule("weight", schedules.Linear(1.0, -1.0, 4))
+    assert float(keras.ops.convert_to_numpy(schedules.value_at(2.0, 7))) == 2.0
+    assert float(keras.ops.convert_to_numpy(schedules.value_at(ramp, 4))) == 2.0
 
 
 def test_they_serve_as_learning_rates():

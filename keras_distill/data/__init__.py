@@ -6,18 +6,26 @@ from keras_distill.data.batches import batches
 from keras_distill.data.batches import steps_per_epoch
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
+from keras_distill.data.noise import NoisyImageData
+from keras_distill.data.noise import label_noise
+from keras_distill.data.pairs import class_pairs
 from keras_distill.data.sources import load
 from keras_distill.data.targets import Targets
 from keras_distill.data.targets import with_ids
+from keras_distill.data.views import two_views
 
 __all__ = [
     "ImageData",
+    "NoisyImageData",
     "Split",
     "Targets",
     "batches",
+    "class_pairs",
     "crop_and_flip",
+    "label_noise",
     "load",
     "random_uniform",
     "steps_per_epoch",
+    "two_views",
     "with_ids",
 ]

@@ -102,25 +102,7 @@ def with_ids(dataset):
     """
     import tensorflow as tf
 
-    instance("dataset", dataset, tf.data.Dataset, "a `tf.data.Dataset`")
-    count = int(dataset.cardinality())
-    if count < 0:
-        kind = "infinite" if count == tf.data.INFINITE_CARDINALITY else "unknown"
-        raise ValueError(
-            message("`dataset` to have a known number of samples", "cardinality", kind)
-            + " Call `with_ids` before `repeat`, or use `tf.data.experimental.assert_cardinality`."
-        )
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
-        raise ValueError(
-            message("`dataset` to yield (x, y) or (x, y, sample_weight)", "element_spec", spec)
-            + " Samples without a label take y = -1."
-        )
-    if _is_batched(spec):
-        raise ValueError(
-            message("`dataset` to yield single samples", "element_spec", spec)
-            + " Call `with_ids` before `batch`."
-        )
+    count = check_samples(dataset, "with_ids")
 
     def add(index, element):
         x, y, *weight = element
@@ -132,6 +114,40 @@ def with_ids(dataset):
         add, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return with_index.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def check_samples(dataset, caller):
+    """The number of samples of a data set of single, labelled samples.
+
+    Args:
+        dataset: As in `with_ids`.
+        caller: Name of the function that asks, for the messages.
+
+    Raises:
+        TypeError, ValueError: As in `with_ids`.
+    """
+    import tensorflow as tf
+
+    instance("dataset", dataset, tf.data.Dataset, "a `tf.data.Dataset`")
+    count = int(dataset.cardinality())
+    if count < 0:
+        kind = "infinite" if count == tf.data.INFINITE_CARDINALITY else "unknown"
+        raise ValueError(
+            message("`dataset` to have a known number of samples", "cardinality", kind)
+            + f" Call `{caller}` before `repeat`, or use `tf.data.experimental.assert_cardinality`."
+        )
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+        raise ValueError(
+            message("`dataset` to yield (x, y) or (x, y, sample_weight)", "element_spec", spec)
+            + " Samples without a label take y = -1."
+        )
+    if _is_batched(spec):
+        raise ValueError(
+            message("`dataset` to yield single samples", "element_spec", spec)
+            + f" Call `{caller}` before `batch`."
+        )
+    return count
 
 
 def _is_batched(spec):

@@ -17,8 +17,24 @@ from keras_distill.losses.dist import DIST
 from keras_distill.losses.dist import dist
 from keras_distill.losses.feature import Hint
 from keras_distill.losses.feature import hint
+from keras_distill.losses.instance_graph import InstanceGraph
+from keras_distill.losses.instance_graph import instance_graph
+from keras_distill.losses.kernel_alignment import KernelAlignment
+from keras_distill.losses.kernel_alignment import kernel_alignment
 from keras_distill.losses.multi_level_kd import MultiLevelKD
 from keras_distill.losses.multi_level_kd import multi_level_kd
+from keras_distill.losses.relation import CorrelationCongruence
+from keras_distill.losses.relation import ProbabilisticTransfer
+from keras_distill.losses.relation import SimilarityPreserving
+from keras_distill.losses.relation import correlation_congruence
+from keras_distill.losses.relation import probabilistic_transfer
+from keras_distill.losses.relation import similarity_preserving
+from keras_distill.losses.relational_kd import RelationalAngle
+from keras_distill.losses.relational_kd import RelationalDistance
+from keras_distill.losses.relational_kd import relational_angle
+from keras_distill.losses.relational_kd import relational_distance
+from keras_distill.losses.representational_similarity import RepresentationalSimilarity
+from keras_distill.losses.representational_similarity import representational_similarity
 from keras_distill.losses.response import JensenShannon
 from keras_distill.losses.response import LogitMSE
 from keras_distill.losses.response import SoftTargets
@@ -29,23 +45,39 @@ from keras_distill.losses.response import soft_targets
 __all__ = [
     "AdaptiveAlphaDivergence",
     "AlphaDivergence",
+    "CorrelationCongruence",
     "DIST",
     "DecoupledKD",
     "DistillationLoss",
     "Hint",
+    "InstanceGraph",
     "JensenShannon",
+    "KernelAlignment",
     "LogitMSE",
     "MultiLevelKD",
     "NormalizedKD",
+    "ProbabilisticTransfer",
+    "RelationalAngle",
+    "RelationalDistance",
+    "RepresentationalSimilarity",
+    "SimilarityPreserving",
     "SoftTargets",
     "adaptive_alpha_divergence",
     "alpha_divergence",
+    "correlation_congruence",
     "decoupled_kd",
     "dist",
     "hint",
+    "instance_graph",
     "jensen_shannon",
+    "kernel_alignment",
     "logit_mse",
     "multi_level_kd",
     "normalized_kd",
+    "probabilistic_transfer",
+    "relational_angle",
+    "relational_distance",
+    "representational_similarity",
+    "similarity_preserving",
     "soft_targets",
 ]

@@ -38,6 +38,7 @@ class DistillationModel(FrozenNetworks):
 
     and may give:
         `training_label_loss(labels, outputs, sample_weight)`: the label loss of a step;
+        `losses_of_layers(evaluates)`: the regularisers and activity losses;
         `metric_data(outputs, targets, sample_weight)`: what the compiled metrics see of it;
         `after_update()`: what follows each update of the weights;
         `student_loss_weight`: the factor of the label loss in training, a number or a tensor.
@@ -174,7 +175,8 @@ class DistillationModel(FrozenNetworks):
         if label_loss is not None:
             self._log(self._label_loss_tracker, label_loss, rows)
             losses.append(label_loss if outputs is None else label_loss * self.student_loss_weight)
-        losses.extend(self._aggregate_additional_loss(loss) for loss in self.losses)
+        own = self.losses_of_layers(evaluates=outputs is None)
+        losses.extend(self._aggregate_additional_loss(loss) for loss in own)
         if outputs is not None:
             compares = outputs.terms is not None
             values = self.term_values(outputs, targets, sample_weight) if compares else []
@@ -190,6 +192,14 @@ class DistillationModel(FrozenNetworks):
     def training_label_loss(self, labels, outputs, sample_weight):
         """The label loss of a training step; several networks override it."""
         return self.label_loss(labels, outputs.prediction, sample_weight)
+
+    def losses_of_layers(self, evaluates):
+        """The regularisers and activity losses of a step.
+
+        Args:
+            evaluates: Whether the step evaluates the inference model alone.
+        """
+        return self.losses
 
     def metric_data(self, outputs, targets, sample_weight):
         """`(labels, prediction, sample_weight)` for the metrics of a training step."""
@@ -296,8 +306,9 @@ class DistillationModel(FrozenNetworks):
                 self.after_update()
             return result
         logs, (trained, others, *rest) = result
-        own = [*self.trainable_variables, *self.non_trainable_variables]
-        with keras.StatelessScope(state_mapping=list(zip(own, [*trained, *others]))) as scope:
+        own = self.trainable_variables + self.non_trainable_variables + self.optimizer.variables
+        mapping = list(zip(own, [*trained, *others, *rest[0]], strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
             self.after_update()
         trained, others = (
             [

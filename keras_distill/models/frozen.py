@@ -15,26 +15,37 @@ class FrozenNetworks(keras.Model):
     """A model some of whose networks are frozen: tracked, and left untouched.
 
     The four properties of trainable and other variables leave the frozen networks out, so that
-    their own `trainable` need not change. A subclass names them in `frozen_attributes`.
+    their own `trainable` need not change.
+
+    Class attributes, which a subclass sets:
+        frozen_attributes: Attributes that hold frozen networks, left out of weights files.
+        saved_attributes: Attributes that hold networks without a gradient that are state of
+            the training (an average of the student): weights files hold them.
+        transient_attributes: Attributes that hold variables which no file holds.
     """
 
     frozen_attributes = ()
+    saved_attributes = ()
     transient_attributes = ()
     _hides_frozen = False
 
     @property
     def frozen_variables(self):
-        """Variables of the frozen networks."""
-        variables = []
-        for name in self.frozen_attributes:
-            network = getattr(self, name, None)
-            if network is not None:
-                variables.extend(network.variables)
-        return variables
+        """Variables of the frozen networks that weights files leave out."""
+        return self._variables_of(self.frozen_attributes)
+
+    def _variables_of(self, attributes):
+        networks = [getattr(self, name, None) for name in attributes]
+        return [v for network in networks if network is not None for v in network.variables]
+
+    @property
+    def _ids_without_gradient(self):
+        attributes = [*self.frozen_attributes, *self.saved_attributes]
+        return {id(variable) for variable in self._variables_of(attributes)}
 
     @property
     def trainable_variables(self):
-        frozen = {id(variable) for variable in self.frozen_variables}
+        frozen = self._ids_without_gradient
         return [v for v in super().trainable_variables if id(v) not in frozen]
 
     @property
@@ -44,7 +55,7 @@ class FrozenNetworks(keras.Model):
 
     @property
     def trainable_weights(self):
-        frozen = {id(variable) for variable in self.frozen_variables}
+        frozen = self._ids_without_gradient
         return [v for v in super().trainable_weights if id(v) not in frozen]
 
     @property

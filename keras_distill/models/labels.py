@@ -18,9 +18,11 @@ CROSS_ENTROPIES = (
     "binary_crossentropy",
     "categorical_focal_crossentropy",
     "binary_focal_crossentropy",
+    "label_smoothing",
 )
+SPARSE_LOSSES = ("sparse_categorical_crossentropy", "label_smoothing")
 CLASS_ID_LOSSES = (
-    "sparse_categorical_crossentropy",
+    *SPARSE_LOSSES,
     "binary_crossentropy",
     "binary_focal_crossentropy",
 )
@@ -109,7 +111,7 @@ def check_heads(loss, heads, role="student", keys=None):
             raise ValueError(
                 f"Expected a `loss` that reads logits, for the {role} ends without a softmax or "
                 f"sigmoid. Received: loss={_shown(one)}, which reads probabilities. Pass "
-                f"keras.losses.{_class_name(one)}(from_logits=True)."
+                f"{_class_name(one)}(from_logits=True)."
             )
 
 
@@ -121,7 +123,7 @@ def check_class_ids(loss, labels, output_shapes):
     if output_shapes is None or not isinstance(labels, np.ndarray) or len(output_shapes) != 1:
         return
     classes = output_shapes[0][-1]
-    if loss is None or loss_name(loss) != "sparse_categorical_crossentropy" or not labels.size:
+    if loss is None or loss_name(loss) not in SPARSE_LOSSES or not labels.size:
         return
     if classes is not None and (labels.max() >= classes or labels.min() < -1):
         raise ValueError(
@@ -234,7 +236,7 @@ def update_metrics(compiled, labels, prediction, sample_weight, masks):
 def _reads_class_ids(loss, labels, prediction):
     if loss_name(loss) not in CLASS_ID_LOSSES or labels is None:
         return False
-    if loss_name(loss) == "sparse_categorical_crossentropy":
+    if loss_name(loss) in SPARSE_LOSSES:
         return True
     return prediction.shape[-1] == 1
 
@@ -252,7 +254,8 @@ def _weigh(known, weight):
 
 
 def _class_name(loss):
-    return "".join(part.capitalize() for part in loss_name(loss).split("_"))
+    name = "".join(part.capitalize() for part in loss_name(loss).split("_"))
+    return name if name == "LabelSmoothing" else f"keras.losses.{name}"
 
 
 def _shown(loss):

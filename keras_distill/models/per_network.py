@@ -32,14 +32,34 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
                 "Expected `optimizers` to be one object a network, for each holds the state of "
                 f"one. Received: the same {type(self.optimizers[0]).__name__} twice. Make two."
             )
+        for optimizer in self.optimizers:
+            _check_unscaled(optimizer)
         self._groups = None
         self._inner_ready = True
 
     @classmethod
     def copies_of(cls, optimizer, count):
         """`count` fresh optimizers with the configuration of `optimizer`."""
-        config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
+        optimizer = keras.optimizers.get(optimizer)
+        _check_unscaled(optimizer)
+        config = keras.optimizers.serialize(optimizer)
         return cls([keras.optimizers.deserialize(config) for _ in range(count)])
+
+    @classmethod
+    def for_networks(cls, optimizer, networks):
+        """What `compile` makes of the optimizer that it is given for several networks.
+
+        Args:
+            optimizer: One for all, of which each network gets a copy; a list with one a
+                network; or such a container.
+            networks: The models.
+        """
+        if isinstance(optimizer, (list, tuple)):
+            optimizer = cls(optimizer)
+        elif not isinstance(optimizer, cls):
+            optimizer = cls.copies_of(optimizer, len(networks))
+        optimizer.route([lambda model=model: model.trainable_variables for model in networks])
+        return optimizer
 
     def route(self, groups):
         """Says which variables belong to which optimizer.
@@ -138,6 +158,15 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         return cls(
             [keras.optimizers.deserialize(o, custom_objects) for o in config["optimizers"]],
             name=config.get("name", "per_network"),
+        )
+
+
+def _check_unscaled(optimizer):
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Expected an optimizer that leaves the scaling of the loss to the wrapper, which does "
+            "it once for all networks under mixed_float16. Received: a LossScaleOptimizer. Give "
+            "its inner optimizer."
         )
 
 

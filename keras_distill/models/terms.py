@@ -14,7 +14,7 @@ from keras_distill.losses.feature import Hint
 from keras_distill.models.function_loss import as_loss
 from keras_distill.models.function_loss import at_temperature
 from keras_distill.models.function_loss import is_of_keras
-from keras_distill.schedules import Schedule
+from keras_distill.schedules import number_or_schedule
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -56,11 +56,11 @@ class Term:
         self.loss = as_loss(loss)
         self.teacher = teacher
         self.student = student
-        self.weight = _number_or_schedule("weight", weight, _checks.non_negative)
+        self.weight = number_or_schedule("weight", weight, _checks.non_negative)
         self.temperature = (
             None
             if temperature is None
-            else _number_or_schedule("temperature", temperature, _checks.positive)
+            else number_or_schedule("temperature", temperature, _checks.positive)
         )
         self.connector = connector
         self.name = name or self.loss.name
@@ -312,14 +312,6 @@ def zero_masked(feature):
     while len(mask.shape) < len(feature.shape):
         mask = ops.expand_dims(mask, -1)
     return feature * mask
-
-
-def _number_or_schedule(name, value, check):
-    if not isinstance(value, Schedule):
-        return check(name, value)
-    for step in (0, 10**9):  # The ends of a schedule, between which it moves.
-        check(f"{name}, a schedule, at step {step}", float(ops.convert_to_numpy(value(step))))
-    return value
 
 
 def _as_list(value):

@@ -16,18 +16,31 @@ from keras_distill.models.ensemble import EnsembleTeacher
 # A name is a family with its numbers; the examples are what an error and `--help` list.
 FAMILIES = {
     r"small-(\d+)": lambda shape, classes, n: backbones.small_cnn(shape, classes, n),
+    r"small-(\d+)-(\d+)-(\d+)": lambda shape, classes, *widths: backbones.small_cnn(
+        shape, classes, widths
+    ),
     r"resnet(\d+)": lambda shape, classes, n: backbones.resnet(n, classes, shape),
     r"resnet(\d+)x4": lambda shape, classes, n: backbones.resnet_x4(n, classes, shape),
     r"wrn-(\d+)-(\d+)": lambda shape, classes, n, k: backbones.wide_resnet(n, k, classes, shape),
 }
-EXAMPLES = ("small-4", "small-32", "resnet8", "resnet20", "resnet56", "resnet8x4", "wrn-16-2")
+EXAMPLES = (
+    "small-4",
+    "small-32",
+    "small-8-16-32",
+    "resnet8",
+    "resnet20",
+    "resnet56",
+    "resnet8x4",
+    "wrn-16-2",
+)
 
 
 def build(name, input_shape, classes, seed=None):
     """Builds a network of the library by name.
 
     Args:
-        name: "small-CHANNELS", "resnetDEPTH", "resnetDEPTHx4" or "wrn-DEPTH-WIDTH".
+        name: "small-CHANNELS", "small-STEM-STAGE1-STAGE2", "resnetDEPTH", "resnetDEPTHx4" or
+            "wrn-DEPTH-WIDTH".
         input_shape: Shape of an image, (height, width, channels).
         classes: Number of classes.
         seed: Whole number for the initial weights; `None` leaves Keras's random state alone.

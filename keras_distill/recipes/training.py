@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -16,8 +17,15 @@ from keras_distill.callbacks.metrics_logger import MetricsLogger
 from keras_distill.recipes import networks
 
 MOST_STEPS_PER_EXECUTION = 32
-RUN_FILES = ("settings.json", "metrics.jsonl", "results.json", "pictures.npz", "report.html")
-RUN_FOLDERS = ("figures", "models", "backups")
+RUN_FILES = (
+    "settings.json",
+    "metrics.jsonl",
+    "results.json",
+    "pictures.npz",
+    "report.html",
+    "comparison.md",
+)
+RUN_FOLDERS = ("figures", "models", "backups", "runs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +50,57 @@ class Training:
         _checks.positive_integer("epochs", self.epochs)
         _checks.positive_integer("batch_size", self.batch_size)
         _checks.positive("learning_rate", self.learning_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forwards:
+    """Images that a training forwards in an epoch.
+
+    Attributes:
+        student: By the network that is kept, with a gradient.
+        peers: By other networks, with a gradient.
+        frozen: By any network, without one: a teacher, an average, a partner.
+    """
+
+    student: int
+    peers: int = 0
+    frozen: int = 0
+
+    @property
+    def all(self):
+        """The sum."""
+        return self.student + self.peers + self.frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One training, made ready: a wrapper, its data, and how it is compiled.
+
+    Attributes:
+        model: The wrapper or network to fit, built, not compiled.
+        network: The `keras.Model` that is kept: evaluated and saved.
+        data: A function of `start_epoch` that gives the `tf.data.Dataset` of all batches from
+            there to the last epoch.
+        compile: The arguments of `compile`.
+        epochs: Number of epochs, of each generation.
+        steps: Steps of an epoch.
+        forwards: The `Forwards` of an epoch, those of all generations together.
+        generations: How many trainings `fit` does one after another, each of `epochs` epochs.
+    """
+
+    model: Any
+    network: Any
+    data: Callable
+    compile: dict
+    epochs: int
+    steps: int
+    forwards: Forwards
+    generations: int = 1
+
+    @property
+    def all_epochs(self):
+        """Epochs of all generations."""
+        return self.epochs * self.generations
 
 
 def make_deterministic():
@@ -101,37 +160,59 @@ def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=
     if path.exists():
         return networks.load(path)
     model, network = make()
-    steps = data.steps_per_epoch(len(images), training.batch_size)
-    model.compile(
-        optimizer=keras.optimizers.Adam(training.learning_rate),
-        loss=networks.label_loss(network),
-        metrics=["accuracy"],
-        steps_per_execution=_divisor(steps),
-    )
-    folder = run.path / "backups" / name
-    start = restore(model, folder)
-    if start < training.epochs:
-        batches = data.batches(
+
+    def batches(start_epoch):
+        return data.batches(
             images.images,
             images.labels,
             training.batch_size,
             epochs=training.epochs,
-            start_epoch=start,
+            start_epoch=start_epoch,
             augment=training.augment,
             seed=training.seed,
         )
+
+    compile = {
+        "optimizer": keras.optimizers.Adam(training.learning_rate),
+        "loss": networks.label_loss(network),
+        "metrics": ["accuracy"],
+    }
+    steps = data.steps_per_epoch(len(images), training.batch_size)
+    forwards = Forwards(student=len(images))
+    plan = Plan(model, network, batches, compile, training.epochs, steps, forwards)
+    return carry_out(run, name, plan, log=log, callbacks=callbacks, verbose=verbose)
+
+
+def carry_out(run, name, plan, *, log=None, callbacks=(), verbose=0):
+    """Trains as planned, unless it is done, and saves the network.
+
+    Args:
+        run, name, log, callbacks, verbose: As in `train`. The callbacks come first, so that what
+            they put into an epoch's logs stands in its line of `metrics.jsonl`.
+        plan: A `Plan`.
+
+    Returns:
+        The trained network, read back from its file, not compiled.
+    """
+    path = model_path(run, name)
+    if path.exists():
+        return networks.load(path)
+    plan.model.compile(**plan.compile, steps_per_execution=_divisor(plan.steps))
+    folder = run.path / "backups" / name
+    start = restore(plan.model, folder)
+    if start < plan.all_epochs:
         # The line of an epoch is written before its backup, and dropped if it is done again.
         logger = MetricsLogger(run, **(log or {"model": name}))
-        model.fit(
-            batches,
-            epochs=training.epochs,
+        plan.model.fit(
+            plan.data(start),
+            epochs=plan.epochs,
             initial_epoch=start,
-            steps_per_epoch=steps,
+            steps_per_epoch=plan.steps,
             shuffle=False,
             verbose=verbose,
-            callbacks=[logger, Backup(folder), *callbacks],
+            callbacks=[*callbacks, logger, Backup(folder)],
         )
-    trained = networks.save(network, path)
+    trained = networks.save(plan.network, path)
     shutil.rmtree(folder, ignore_errors=True)
     return trained
 

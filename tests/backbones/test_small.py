@@ -22,6 +22,13 @@ def test_shapes_names_and_logits(shape):
     assert heads.head_of(model) == "linear"
 
 
+def test_three_widths():
+    model = backbones.small_cnn((8, 8, 1), channels=(3, 5, 6))
+    for layer, width in (("stem", 3), ("stage1", 5), ("stage2", 6)):
+        assert taps.list_taps(model)[layer][-1] == width
+    assert model.name == "small_cnn_3_5_6"
+
+
 def test_it_learns():
     model = backbones.small_cnn((8, 8, 1), classes=2, channels=4, dropout=0.1)
     y = np.arange(64) % 2
@@ -41,3 +48,7 @@ def test_wrong_arguments():
         backbones.small_cnn((3, 3, 1))
     with pytest.raises(ValueError, match="`channels`"):
         backbones.small_cnn(channels=0)
+    with pytest.raises(ValueError, match="two stages"):
+        backbones.small_cnn(channels=(8, 16))
+    with pytest.raises(ValueError, match="`channels`"):
+        backbones.small_cnn(channels=(8, 16, 0))

@@ -13,6 +13,7 @@ from keras_distill.recipes import networks
     ("name", "layers"),
     [
         ("small-3", "small_cnn_3"),
+        ("small-2-3-4", "small_cnn_2_3_4"),
         ("resnet8", "resnet8"),
         ("resnet8x4", "resnet8x4"),
         ("wrn-10-1", "wrn_10_1"),
@@ -30,7 +31,9 @@ def test_same_seed_same_weights():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["small", "resnet9", "vgg16", "wrn-16", "", "small-0"])
+@pytest.mark.parametrize(
+    "name", ["small", "resnet9", "vgg16", "wrn-16", "", "small-0", "small-4-8"]
+)
 def test_unknown_names_are_clear_errors(name):
     with pytest.raises(ValueError, match="Expected") as caught:
         networks.build(name, (8, 8, 1), 3)

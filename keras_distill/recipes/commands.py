@@ -1,0 +1,96 @@
+"""What `keras-distill train` and `compare` do with their options: by recipe, or by name of file."""
+
+import dataclasses
+
+from keras_distill import data
+from keras_distill.recipes import comparing
+from keras_distill.recipes import distillation
+from keras_distill.recipes import evaluation
+from keras_distill.recipes import results
+from keras_distill.recipes import running
+from keras_distill.recipes import schemes
+
+OF_DATA = ("dataset", "data_dir", "image_size", "limit", "test_limit")
+OF_RECIPES = tuple(field.name for field in dataclasses.fields(schemes.Options))
+
+
+def train(given, out, restart=False, verbose=1, say=print):
+    """Trains by a recipe, or distils a student from a teacher.
+
+    Args:
+        given: A dict of the options by name; None stands for an option that was not given.
+        out, restart, verbose, say: As in `distillation.distil`.
+
+    Raises:
+        ValueError: If options are missing or do not go together.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if "recipe" in given:
+        recipe, seed = schemes.named(given.pop("recipe")).name, given.pop("seed")
+        options = _options(given)
+        running.train_recipe(recipe, _load(given), options, seed, out, restart, verbose, say)
+        return
+    if "teacher" not in given or "student" not in given:
+        raise ValueError(
+            "Expected --teacher and --student, or --recipe. Received: none of them, or one alone. "
+            "`keras-distill recipes` lists the recipes."
+        )
+    if "setting" in given:
+        raise ValueError("Expected --setting only with --recipe. Received: no --recipe.")
+    distillation.distil(distillation.Settings(**given), out, restart, verbose, say)
+
+
+def compare(given, out, restart=False, say=print):
+    """Compares files on the test images, or recipes that are trained here.
+
+    Args:
+        given: A dict of the options by name, with `models` and `recipes`; None or an empty list
+            stands for one that was not given.
+        out: The folder of a comparison of recipes.
+        restart, say: As in `recipes.compare_recipes`.
+
+    Raises:
+        ValueError: If options are missing or do not go together.
+    """
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    models, recipes = given.pop("models", []), given.pop("recipes", [])
+    if bool(models) == bool(recipes):
+        received = "both" if models else "neither"
+        raise ValueError(
+            f"Expected files to compare, or --recipe once or more. Received: {received}. "
+            "`keras-distill recipes` lists the recipes."
+        )
+    if recipes:
+        count, first = given.pop("seeds", 5), given.pop("seed", 0)
+        options = _options(given)
+        comparing.check_names(recipes)
+        seeds = comparing.seeds_from(first, count)
+        comparing.compare_recipes(recipes, _load(given), seeds, options, out, restart, say)
+        return
+    teacher = given.pop("teacher", None)
+    strange = sorted(set(given) - {"dataset", "data_dir", "image_size", "limit"})
+    if strange:
+        raise ValueError(f"Expected {_flags(strange)} only with --recipe. Received: no --recipe.")
+    entries, test = evaluation.compare(models, teacher=teacher, **given)
+    say(results.draw(evaluation.comparison_table(entries, test)))
+
+
+def _options(given):
+    """The `Options` among the options of a command; raises where others go without a recipe."""
+    strange = sorted(set(given) - {*OF_DATA, *OF_RECIPES})
+    if strange:
+        raise ValueError(
+            f"Expected no {_flags(strange)} with --recipe. Received: both. A recipe has its own; "
+            "leave the option out."
+        )
+    return schemes.Options(**{name: given[name] for name in OF_RECIPES if name in given})
+
+
+def _load(given):
+    """The data set; which images `limit` keeps does not depend on the seed of a training."""
+    names = {"dataset": "name"}
+    return data.load(**{names.get(name, name): given[name] for name in OF_DATA if name in given})
+
+
+def _flags(names):
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)

@@ -1,0 +1,301 @@
+"""One recipe with one seed in a run's folder: trained, taken up after a kill, or read."""
+
+import dataclasses
+import json
+import pathlib
+import time
+
+import keras
+
+from keras_distill import _checks
+from keras_distill import reporting
+from keras_distill._files import written_beside
+from keras_distill.recipes import evaluation
+from keras_distill.recipes import networks
+from keras_distill.recipes import results as run_results
+from keras_distill.recipes import schemes
+from keras_distill.recipes import tasks
+from keras_distill.recipes import training
+
+LOOK = "test_accuracy"
+
+
+def train_recipe(
+    recipe, data, options=None, seed=0, out="runs/train", restart=False, verbose=1, say=print
+):
+    """Trains one recipe with one seed: `keras-distill train --recipe`.
+
+    A second call goes on where the first stopped, even one that was killed.
+
+    Args:
+        recipe: Name of a recipe, see `recipes.schemes.names()`.
+        data: A `kd.data.Split`.
+        options: A `recipes.schemes.Options`; its `epochs` are this scheme's own. Defaults to the
+            small setting.
+        seed: Of the weights, the order of the images and their augmentation.
+        out: The run's folder.
+        restart: Whether to remove an earlier run in the folder first.
+        verbose: Of Keras's `fit`.
+        say: Called with each line for the person who waits.
+
+    Returns:
+        What `results.json` holds, with the record of the training as `record`.
+
+    Raises:
+        ValueError: If there is no such recipe, an argument is out of its range, or the folder
+            holds another run.
+    """
+    recipe = schemes.named(recipe)
+    options = (options or schemes.Options()).filled()
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(_checks.message("`seed` to be a whole number, 0 or more", "seed", seed))
+    check([recipe], data, options)
+    run = reporting.RunFolder(out)
+    settings = {
+        "command": "train",
+        "recipe": recipe.name,
+        "seed": seed,
+        **dataclasses.asdict(options),
+        "data": data_entry(data),
+    }
+    if training.begin(run, settings, restart):
+        say(f"Going on with the run in {run.path}: what is finished is not trained again.")
+    say(f"{recipe.name}: {recipe.summary} {recipe.reference}")
+    files = ("student", "teacher")
+    record = carry_out(
+        run, recipe, data, options, seed, as_given=True, files=files, verbose=verbose
+    )
+    path = training.model_path(run, "student")
+    student = networks.load(path)
+    scores = [{"agreement": None, **record}]
+    results = {
+        "title": f"{options.student} by {recipe.name} on {data.train.name}",
+        "dataset": run_results.dataset_entry(data),
+        "class_names": list(data.test.class_names),
+        "models": [run_results.entry(recipe.name, student, path, scores)],
+        "record": record,
+    }
+    report, missing = run_results.finish(run, results)
+    run_results.show(results, say)
+    images = record["images"]
+    say(
+        f"{record['epochs']} epochs, {record['steps']:,} steps, {images['student']:,} images "
+        f"forwarded by the student, {sum(images.values()):,} in all, {record['seconds']:.0f} s; "
+        f"best of the epochs measured: {100 * record['best_accuracy']:.1f} %."
+    )
+    say(f"Student: {path}")
+    say(f"Report: {report}" if report else f"No report: {missing}")
+    return results
+
+
+def check(recipes, data, options):
+    """Builds what the recipes need, so that what is wrong is told before any training.
+
+    Args:
+        recipes: A list of `Recipe`s.
+        data: A `kd.data.Split`.
+        options: An `Options`, filled.
+
+    Raises:
+        ValueError: If a network does not fit the data, or a scheme not the network.
+    """
+    for recipe in recipes:
+        task = task_of(recipe, data.train, options, seed=0)
+        teacher = None
+        if recipe.first:
+            teacher = _network(options.teacher, data.train, seed=1)
+            if not networks.is_file(options.teacher):
+                teacher.name = "teacher"
+        plan = recipe.plan(task, options, teacher)
+        plan.model.compile(**plan.compile)
+
+
+def task_of(recipe, images, options, seed, as_given=False):
+    """The `tasks.Task` of a recipe.
+
+    Args:
+        recipe: A `Recipe`.
+        images: The training `ImageData`.
+        options: An `Options`, filled.
+        seed: Whole number.
+        as_given: As in `Recipe.setting`.
+    """
+    return tasks.Task(
+        lambda seed: _network(options.student, images, seed),
+        images,
+        recipe.setting(options, as_given),
+        seed,
+        lambda seed: _network(options.teacher, images, seed),
+        options.ensemble,
+    )
+
+
+def _network(name, images, seed):
+    return networks.get(name, images.image_shape, images.class_count, seed)
+
+
+def record_path(run, name):
+    """Where what was measured of one training of a run lies."""
+    return pathlib.Path(run) / "runs" / f"{name}.json"
+
+
+def carry_out(
+    run, recipe, data, options, seed, *, as_given=False, files=None, callbacks=(), verbose=0
+):
+    """Trains a recipe with one seed, unless it is done, and measures it on the test images.
+
+    Args:
+        run: The `RunFolder`.
+        recipe: A `Recipe`.
+        data: A `kd.data.Split`.
+        options: An `Options`, filled.
+        seed: Whole number.
+        as_given: As in `Recipe.setting`.
+        files: Names of the files of the student and of its teacher, without ending. Defaults to
+            `RECIPE_seedSEED` and `RECIPE_seedSEED_teacher`.
+        callbacks, verbose: As in `training.train`.
+
+    Returns:
+        The record: a dict of what was measured, as it stands in `runs/RECIPE_seedSEED.json`.
+
+    Raises:
+        ValueError: If the folder holds that record of other settings.
+    """
+    name, teacher_name = files or (f"{recipe.name}_seed{seed}", f"{recipe.name}_seed{seed}_teacher")
+    task = task_of(recipe, data.train, options, seed, as_given)
+    settings = {
+        **dataclasses.asdict(options),
+        "training": dataclasses.asdict(task.setting),
+        "data": data_entry(data),
+    }
+    known = _read(record_path(run, name), settings)
+    if known is not None:
+        return known
+    shared = {"callbacks": callbacks, "verbose": verbose}
+    plans, logs, teacher = [], [{"model": recipe.name, "seed": seed}], None
+    if recipe.first and networks.is_file(options.teacher):
+        teacher = networks.load(options.teacher)
+    elif recipe.first:
+        plans.append(recipe.first(task))
+        logs.append({"model": f"{recipe.name}, teacher", "seed": seed})
+        teacher = training.carry_out(run, teacher_name, plans[0], log=logs[1], **shared)
+    plan = recipe.plan(task, options, teacher)
+    looks = TestAccuracy(plan, data.test, options.looks)
+    shared["callbacks"] = [looks, *callbacks]
+    network = training.carry_out(run, name, plan, log=logs[0], **shared)
+    record = {
+        "recipe": recipe.name,
+        "seed": seed,
+        "settings": settings,
+        **_measured(run, logs, plan, network, data.test),
+        **_cost(plan, plans),
+    }
+    with written_beside(record_path(run, name)) as temporary:
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+        pathlib.Path(temporary).write_text(text, encoding="utf-8")
+    return record
+
+
+def _measured(run, logs, plan, network, test):
+    """Accuracies after the last and the best epoch, and seconds of all its trainings."""
+    own, *before = [_lines(run, log) for log in logs]
+    found = evaluation.scores(evaluation.probabilities(network, test.images), test.labels)
+    earlier = plan.all_epochs - plan.epochs
+    seen = {line["epoch"] + 1 - earlier: line[LOOK] for line in own if LOOK in line}
+    seen[plan.epochs] = found["accuracy"]
+    best = max(seen, key=lambda epoch: (seen[epoch], -epoch))
+    return {
+        "accuracy": found["accuracy"],
+        "best_accuracy": seen[best],
+        "best_epoch": best,
+        "loss": found["loss"],
+        "calibration_error": found["calibration_error"],
+        "parameters": evaluation.parameters(network),
+        "seconds": round(sum(line["seconds"] for line in sum(before, own)), 3),
+    }
+
+
+def _lines(run, log):
+    """The lines of `metrics.jsonl` of one training."""
+    return [line for line in run.read_metrics() if all(line.get(key) == log[key] for key in log)]
+
+
+def _cost(plan, before):
+    """What the student's training forwards, and what the trainings before it did."""
+    forwards = plan.forwards
+    return {
+        "epochs": plan.epochs,
+        "steps": plan.epochs * plan.steps,
+        "images": {
+            "student": plan.epochs * forwards.student,
+            "peers": plan.epochs * forwards.peers,
+            "frozen": plan.epochs * forwards.frozen,
+            "before": sum(first.epochs * first.forwards.all for first in before),
+        },
+    }
+
+
+def data_entry(data):
+    """What tells one `kd.data.Split` from another."""
+    import zlib
+
+    def entry(part):
+        sums = [zlib.crc32(array.tobytes()) for array in (part.images, part.labels)]
+        return {"name": part.name, "images": len(part), "checksums": sums}
+
+    return {"train": entry(data.train), "test": entry(data.test)}
+
+
+def _read(path, settings):
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        there = record["settings"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            _checks.message("a record that is readable", "path", str(path))
+            + " Remove it to train again."
+        ) from None
+    wanted = json.loads(json.dumps(settings))
+    differing = [name for name in wanted if wanted[name] != there.get(name)]
+    if differing:
+        raise ValueError(
+            f"Expected the settings of the training in {str(path)!r}. Received: others for "
+            f"{', '.join(differing)}. Choose another folder, or begin anew in it with --restart."
+        )
+    return record
+
+
+class TestAccuracy(keras.callbacks.Callback):
+    """Measures a network on the test images after some of the epochs of its last generation.
+
+    Puts `test_accuracy` into the logs of these, and `seconds`, those of the epoch without the
+    measuring, into the logs of each.
+
+    Args:
+        plan: The `Plan` of the training.
+        test: An `ImageData`.
+        looks: After how many epochs, at even distances, the last included.
+    """
+
+    __test__ = False  # pytest takes it for a test
+
+    def __init__(self, plan, test, looks):
+        super().__init__()
+        self.network = plan.network
+        self.test = test
+        self.epochs = plan.epochs
+        self.first = plan.all_epochs - plan.epochs
+        self.looks = min(looks, plan.epochs)
+        self._start = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["seconds"] = round(time.perf_counter() - self._start, 3)
+        done = epoch + 1 - self.first
+        if done > 0 and done * self.looks // self.epochs > (done - 1) * self.looks // self.epochs:
+            found = evaluation.probabilities(self.network, self.test.images)
+            logs[LOOK] = float((found.argmax(axis=-1) == self.test.labels).mean())
