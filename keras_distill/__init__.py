@@ -8,6 +8,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | `BornAgain` | generations of one network, each taught by the one before it |
 | `ClassWiseDistiller` | CS-KD: two images of a class are predicted alike |
 | `DistortionDistiller` | DDGSD: two views of an image teach each other |
+| `DLBModel` | DLB: half of each batch is the last one's, and its predictions the targets |
 | `ProgressiveDistiller` | PS-KD: the predictions of the epoch before soften the labels |
 | `TeacherFreeDistiller` | Tf-KD: an earlier training of the student, or a virtual teacher |
 | `MeanTeacher` | the target is the moving average of the student's weights |
@@ -48,6 +49,7 @@ from keras_distill._version import __version__
 from keras_distill.losses.label_smoothing import LabelSmoothing
 from keras_distill.models import BornAgain
 from keras_distill.models import ClassWiseDistiller
+from keras_distill.models import DLBModel
 from keras_distill.models import Distiller
 from keras_distill.models import DistortionDistiller
 from keras_distill.models import EnsembleTeacher
@@ -63,6 +65,7 @@ from keras_distill.taps import tap
 __all__ = [
     "BornAgain",
     "ClassWiseDistiller",
+    "DLBModel",
     "Distiller",
     "DistortionDistiller",
     "EnsembleTeacher",

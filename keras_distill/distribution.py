@@ -99,3 +99,18 @@ def logs_for_reduction(logs, strategy):
     if not in_several_processes(strategy):
         return logs
     return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
+
+
+def sum_over_replicas(value):
+    """The sum of a tensor over all replicas, seen by each; the tensor itself on one device.
+
+    Its gradient is that of the sum.
+    """
+    if not is_tensorflow():
+        return value
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

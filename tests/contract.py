@@ -76,6 +76,11 @@ def distortion_distiller(**options):
     return kd.DistortionDistiller(network("student", **options), feature_weight=0.5)
 
 
+def dlb_model(**options):
+    """`fit` on plain arrays, which it lets overlap."""
+    return kd.DLBModel(network("student", **options), weight=2.0)
+
+
 def mutual_learner(**options):
     """Three students that differ."""
     students = [network(name, width, **options) for name, width in zip("abc", (3, 4, 5))]
@@ -155,6 +160,7 @@ class Wrapper:
         splits: Whether a batch's loss is the mean of its halves', no statistic of the batch.
         prediction: What the inference model returns, out of what `predict` does.
         logs: What the inference model logs, out of what `evaluate` does.
+        fit: Arguments of `fit`.
     """
 
     create: Callable
@@ -163,6 +169,7 @@ class Wrapper:
     splits: bool = True
     prediction: Callable = lambda outputs: outputs
     logs: Callable = lambda logs: logs
+    fit: dict = dataclasses.field(default_factory=dict)
 
     def compiled(self, seed=7, loss=True, **options):
         """A fresh wrapper from `seed`, compiled; `compile` holds arguments of compile."""
@@ -179,6 +186,8 @@ class Wrapper:
 WRAPPERS = {
     "BornAgain": Wrapper(born_again, rounds=3),
     "ClassWiseDistiller": Wrapper(class_wise_distiller, in_pairs),
+    # With `carry=True` a resumed run differs by the half that the cache was of.
+    "DLBModel": Wrapper(dlb_model, splits=False, fit={"carry": False}),
     "Distiller": Wrapper(distiller),
     "DistortionDistiller": Wrapper(distortion_distiller, in_pairs, splits=False),
     "Distiller of an ensemble": Wrapper(distiller_of_ensemble),

@@ -14,6 +14,7 @@ import pytest
 
 import keras_distill as kd
 from keras_distill import cli
+from keras_distill.recipes import schemes
 from keras_distill.recipes import training
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -85,6 +86,14 @@ def test_losses_are_listed_with_what_they_are(call):
     assert "SoftTargets" in out and "Hinton et al. 2015" in out
 
 
+def test_recipes_are_listed_with_their_papers(call):
+    status, out, _ = call("recipes")
+    lines = out.splitlines()
+    assert status == 0
+    assert [line.split()[0] for line in lines] == schemes.names()
+    assert all("https://" in line for line in lines)
+
+
 def test_module_itself_brings_nothing_heavy():
     """Beyond what the package imports: the commands import what they need."""
     script = (
@@ -154,6 +163,35 @@ def test_bad_training_is_told_before_anything_is_written(call, tmp_path, changed
     options = {**NETWORKS, **changed, "--out": tmp_path / "run"}
     status, _, err = call("train", *[word for pair in options.items() for word in pair])
     assert status == 2
+    assert is_one_clear_line(err) and said in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--recipe", "mutal"], "Nearest: mutual"),
+        (["train", "--recipe", "baseline", "--setting", "big"], "setting"),
+        (["train", "--recipe", "baseline", "--student", "a.keras"], "network's name"),
+        (["train", "--recipe", "baseline", "--student", "smal-4"], "small-4"),
+        (["train", "--recipe", "baseline", "--loss", "DIST", "--baseline"], "--baseline, --loss"),
+        (["train", "--recipe", "baseline", "--epochs", "0"], "epochs"),
+        (["train", "--setting", "small", "--teacher", "small-2", "--student", "s"], "--setting"),
+        (["train", "--teacher", "small-2"], "--recipe"),
+        (["compare"], "neither"),
+        (["compare", "a.keras", "--recipe", "baseline"], "both"),
+        (["compare", "a.keras", "--seeds", "3", "--test-limit", "5"], "--seeds, --test-limit"),
+        (["compare", "--recipe", "baseline", "--recipe", "mutal"], "Nearest: mutual"),
+        (["compare", "--recipe", "baseline", "--recipe", "baseline"], "once"),
+        (["compare", "--recipe", "baseline", "--seeds", "0"], "seeds"),
+        (["compare", "--recipe", "baseline", "--seed", "-1"], "seeds"),
+        (["compare", "--recipe", "baseline", "--budget", "steps"], "budget"),
+    ],
+)
+def test_bad_recipes_are_told_before_anything_is_written(call, tmp_path, arguments, said):
+    command = [*arguments, "--dataset", "digits"]
+    status, out, err = call(*command, "--out", tmp_path / "run")
+    assert (status, out) == (2, "")
     assert is_one_clear_line(err) and said in err
     assert not (tmp_path / "run").exists()
 
@@ -433,6 +471,47 @@ def test_train_on_prepared_data(call, tmp_path, data_dir):
     assert "student distilled" in out
 
 
+# Recipes.
+
+
+@pytest.mark.tensorflow
+def test_train_by_a_recipe_and_compare_its_file(call, tmp_path):
+    out = tmp_path / "run"
+    command = ("train", "--dataset", "digits", "--recipe", "label_smoothing", *QUICK)
+    command += ("--student", "small-2", "--out", out)
+    status, shown, err = call(*command)
+    assert status == 0, err
+    assert "label_smoothing" in shown and "1 epochs, 2 steps, 40 images" in shown
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["recipe"] == "label_smoothing" and settings["setting"] == "small"
+    status, shown, _ = call(*command)
+    assert status == 0 and "Going on with the run" in shown
+    status, _, err = call(*command[:-2], "--recipe", "baseline", "--out", out)
+    assert status == 2 and is_one_clear_line(err) and "recipe='baseline'" in err
+    student = out / "models" / "student.keras"
+    status, shown, _ = call("compare", student, "--dataset", "digits", "--limit", 20)
+    assert status == 0 and "student.keras" in shown
+
+
+def compare_arguments(out, *more):
+    recipes = ("--recipe", "baseline", "--recipe", "cs_kd")
+    small = ("--student", "small-2", "--limit", "100", "--test-limit", "50")
+    return ["compare", "--dataset", "digits", *recipes, *small, "--out", str(out), *more]
+
+
+@pytest.mark.tensorflow
+def test_compare_recipes(call, tmp_path):
+    arguments = compare_arguments(tmp_path / "run", "--seeds", "2", "--epochs", "1", "--seed", "3")
+    status, shown, err = call(*arguments)
+    assert status == 0, err
+    for word in ("cs_kd, seed 4", "over 2 seeds", "gain, last", "Budgets differ", "2.00 times"):
+        assert word in shown
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["seeds"] == [3, 4]
+    status, _, err = call(*arguments, "--augment")
+    assert status == 2 and is_one_clear_line(err) and "augment=True" in err
+
+
 # Killed, and started again by the same command.
 
 
@@ -517,6 +596,34 @@ def test_killed_training_goes_on_to_the_same_weights(tmp_path):
         for name in ("undisturbed", "killed")
     ]
     assert names[0] == names[1]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_killed_comparison_goes_on_to_the_same_results(tmp_path):
+    """SIGKILL in the middle of the second training; the first is not done again."""
+    more = ("--seeds", 1, "--epochs", 150)
+    finish(compare_arguments(tmp_path / "undisturbed", *more))
+    killed = tmp_path / "killed"
+    process = start(compare_arguments(killed, *more))
+    deadline = time.monotonic() + 240
+    while not list((killed / "backups" / "cs_kd_seed0").glob("epoch-0000[2-9].weights.h5")):
+        assert process.poll() is None and time.monotonic() < deadline, "it ended too early"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    process.stdout.close()
+    assert [path.name for path in (killed / "runs").iterdir()] == ["baseline_seed0.json"]
+    assert "Going on with the run" in finish(compare_arguments(killed, *more))
+    one, two = (
+        [
+            [record["accuracy"], record["best_accuracy"], record["best_epoch"], record["steps"]]
+            for entry in json.loads((tmp_path / name / "results.json").read_text())["comparison"]
+            for record in entry["records"]
+        ]
+        for name in ("undisturbed", "killed")
+    )
+    assert one == two
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def wrapper(request):
 
 def fit(model, wrapper, epochs=1, batch_size=8, **arguments):
     x, y = wrapper.element(*samples())
-    arguments = {"verbose": 0, "shuffle": False, **arguments}
+    arguments = {"verbose": 0, "shuffle": False, **wrapper.fit, **arguments}
     return model.fit(x, y, epochs=epochs, batch_size=batch_size, **arguments).history
 
 

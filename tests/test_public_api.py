@@ -23,6 +23,7 @@ PROMISED = {
     # `stages` comes behind `class_map` with the stages themselves; what follows is keyword-only.
     "Distiller": "teacher student distillation_losses student_loss_weight class_map "
     "teacher_from_logits student_from_logits teacher_dtype",
+    "DLBModel": "student temperature weight fused_forward",
     "DistortionDistiller": "student temperature weight feature_weight features detach",
     "EnsembleTeacher": "members average weights objective",
     "LabelSmoothing": "smoothing from_logits spread",
@@ -37,6 +38,7 @@ PROMISED = {
     "data.class_pairs": "images labels batch_size",
     "data.label_noise": "dataset rate kind seed",
     "data.load": "",
+    "data.overlap_batches": "dataset half_batch_size augment carry seed start_epoch",
     "data.Targets": "",
     "data.two_views": "images labels batch_size augment",
     "data.with_ids": "dataset",

@@ -6,8 +6,10 @@ from keras_distill.data.batches import batches
 from keras_distill.data.batches import steps_per_epoch
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
+from keras_distill.data.mixing import keras_augment
 from keras_distill.data.noise import NoisyImageData
 from keras_distill.data.noise import label_noise
+from keras_distill.data.overlap import overlap_batches
 from keras_distill.data.pairs import class_pairs
 from keras_distill.data.sources import load
 from keras_distill.data.targets import Targets
@@ -22,8 +24,10 @@ __all__ = [
     "batches",
     "class_pairs",
     "crop_and_flip",
+    "keras_augment",
     "label_noise",
     "load",
+    "overlap_batches",
     "random_uniform",
     "steps_per_epoch",
     "two_views",

@@ -47,6 +47,9 @@ def angle_losses(teacher_anchors, student_anchors, teacher, student):
 
 @ops.custom_gradient
 def _distances(anchors, samples):
+    # Constants within: an eager tape would keep every chunk.
+    anchors, samples = ops.stop_gradient(anchors), ops.stop_gradient(samples)
+
     def of_chunk(chunk):
         return _lengths(_differences(chunk, samples), chunk)
 
@@ -67,7 +70,8 @@ def _distances(anchors, samples):
 
 
 @ops.custom_gradient
-def _angles(teacher_anchors, student_anchors, teacher, student):
+def _angles(*tensors):
+    teacher_anchors, student_anchors, teacher, student = map(ops.stop_gradient, tensors)
     entries = ops.square(ops.cast(ops.shape(student)[0], student.dtype))
 
     def compare(teacher_chunk, student_chunk):

@@ -5,6 +5,7 @@ from keras_distill.models.born_again import BornAgain
 from keras_distill.models.class_wise import ClassWiseDistiller
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.distortion import DistortionDistiller
+from keras_distill.models.dlb import DLBModel
 from keras_distill.models.early_exit import EarlyExit
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.mean_teacher import MeanTeacher
@@ -18,6 +19,7 @@ from keras_distill.models.terms import Term
 __all__ = [
     "BornAgain",
     "ClassWiseDistiller",
+    "DLBModel",
     "DistillationModel",
     "Distiller",
     "DistortionDistiller",

@@ -38,7 +38,6 @@ class DistillationModel(FrozenNetworks):
 
     and may give:
         `training_label_loss(labels, outputs, sample_weight)`: the label loss of a step;
-        `losses_of_layers(evaluates)`: the regularisers and activity losses;
         `metric_data(outputs, targets, sample_weight)`: what the compiled metrics see of it;
         `after_update()`: what follows each update of the weights;
         `student_loss_weight`: the factor of the label loss in training, a number or a tensor.
@@ -175,8 +174,7 @@ class DistillationModel(FrozenNetworks):
         if label_loss is not None:
             self._log(self._label_loss_tracker, label_loss, rows)
             losses.append(label_loss if outputs is None else label_loss * self.student_loss_weight)
-        own = self.losses_of_layers(evaluates=outputs is None)
-        losses.extend(self._aggregate_additional_loss(loss) for loss in own)
+        losses.extend(self._aggregate_additional_loss(loss) for loss in self.losses)
         if outputs is not None:
             compares = outputs.terms is not None
             values = self.term_values(outputs, targets, sample_weight) if compares else []
@@ -192,14 +190,6 @@ class DistillationModel(FrozenNetworks):
     def training_label_loss(self, labels, outputs, sample_weight):
         """The label loss of a training step; several networks override it."""
         return self.label_loss(labels, outputs.prediction, sample_weight)
-
-    def losses_of_layers(self, evaluates):
-        """The regularisers and activity losses of a step.
-
-        Args:
-            evaluates: Whether the step evaluates the inference model alone.
-        """
-        return self.losses
 
     def metric_data(self, outputs, targets, sample_weight):
         """`(labels, prediction, sample_weight)` for the metrics of a training step."""

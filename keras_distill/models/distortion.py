@@ -171,20 +171,9 @@ def discrepancy(features, other_features, sample_weight=None):
         weight = ops.reshape(per_sample(sample_weight), (-1, 1))
         difference = difference * ops.cast(weight, difference.dtype)
     rows = ops.reshape(ops.cast(ops.shape(difference)[0], difference.dtype), (1,))
-    sums = _sum_over_replicas(ops.concatenate([ops.sum(difference, axis=0), rows]))
+    sums = distribution.sum_over_replicas(ops.concatenate([ops.sum(difference, axis=0), rows]))
     mean = sums[:-1] / ops.maximum(sums[-1], 1.0)  # A replica may have no row at all.
     return _keras.scale_loss_for_distribution(ops.sum(ops.square(mean)))
-
-
-def _sum_over_replicas(value):
-    if not distribution.is_tensorflow():
-        return value
-    import tensorflow as tf
-
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return value
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 class _SymmetricKL(DistillationLoss):

@@ -66,20 +66,8 @@ def _norm_of_the_batch(target, own, weight):
     if weight is not None:
         squares = squares * ops.cast(weight, squares.dtype)
     part = ops.sum(squares)
-    total, replicas = _sum_over_replicas(ops.stop_gradient(part))
+    total = distribution.sum_over_replicas(ops.stop_gradient(part))
+    replicas = distribution.sum_over_replicas(ops.ones_like(part))
     norm = ops.sqrt(ops.maximum(total, 1e-12))
     # With S the sum of all parts: d sqrt(S) = dS / (2 sqrt(S)). The rest makes up the value.
     return 0.5 * part / norm + 0.5 * norm / replicas
-
-
-def _sum_over_replicas(value):
-    """`(sum of the replicas' values, number of replicas)`."""
-    if not distribution.is_tensorflow():
-        return value, 1
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value, 1
-    total = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-    return total, context.num_replicas_in_sync

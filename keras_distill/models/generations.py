@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill import distribution
 from keras_distill._graph import has_graph
 from keras_distill.models.base import Outputs
 from keras_distill.models.network import Network
@@ -41,7 +42,8 @@ class Generations(StudentModel):
         term_names: Names of the terms.
         generations: How many follow generation 0. With 0 the wrapper trains once.
         seed: Whole number for the initial weights of the generations. By default it is drawn
-            (`keras.utils.set_random_seed` decides it).
+            (`keras.utils.set_random_seed` decides it). A run that a new process resumes from a
+            weights file has to have the same.
         restore_best: Name of a log, such as "val_accuracy": each generation ends with the
             weights of its best epoch. `None` keeps those of its last.
         best_mode: "min" or "max"; by default read off a name that ends in "loss" or "accuracy".
@@ -63,7 +65,7 @@ class Generations(StudentModel):
     ):
         super().__init__(student, term_names, student_from_logits=student_from_logits, **kwargs)
         self.rounds = generations + 1
-        self.seed = random.randrange(2**31) if seed is None else seed
+        self.seed = self._drawn_seed() if seed is None and generations else seed
         self.restore_best = restore_best
         self.best_mode = _checked_mode(restore_best, best_mode)
         self.label_weight = 1.0
@@ -81,6 +83,15 @@ class Generations(StudentModel):
         if generations and restore_best is not None:
             self.best = _Copies([self._fresh_copy(0)])
             self._best_value = self._state(math.inf, "float32", "best_value")
+
+    def _drawn_seed(self):
+        strategy = self.distribute_strategy if distribution.is_tensorflow() else None
+        if distribution.in_several_processes(strategy):
+            raise ValueError(
+                "Expected `seed`, for each process starts its generations by its own. Received: "
+                "seed=None under a strategy of several processes. Pass the same number in all."
+            )
+        return random.randrange(2**31)
 
     def _state(self, value, dtype, name):
         initializer = keras.initializers.Constant(value)

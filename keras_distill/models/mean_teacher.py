@@ -151,9 +151,6 @@ class MeanTeacher(StudentModel):
             total = total + _keras.call_loss(loss, target, own, weight, always_reduce=True)
         return total
 
-    def losses_of_layers(self, evaluates):
-        return self.averaged.losses if evaluates else self.losses
-
     # The average.
 
     def after_update(self):

@@ -58,8 +58,8 @@ class MutualLearner(DistillationModel):
         students_from_logits: Whether students return logits, where their graph does not tell.
         name: Name of the model.
 
-    Compile it as for ONE student: optimizer, `loss` and `metrics` are copied for each (a list
-    gives each its own optimizer). Where only some heads are a softmax, all are read as logits.
+    Compile it as for ONE student: optimizer, `loss` and `metrics` are copied for each (a list of
+    optimizers gives each its own). Where only some heads are a softmax, all are read as logits.
     The logs are `NAME_loss` (the label loss), `NAME_mimicry` and `NAME_accuracy` ... of each
     student, by its model's name, made unique; `ensemble_accuracy` ...; and `loss`, the sum of
     all that is minimised. In `evaluate` and validation `loss` is the ensemble's label loss, for

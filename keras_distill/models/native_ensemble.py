@@ -11,8 +11,10 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill._ops import at_least_float32
 from keras_distill.models.base import Outputs
+from keras_distill.models.base import as_targets
 from keras_distill.models.base import batch_size
 from keras_distill.models.branches import fresh_branch
+from keras_distill.models.exit_metrics import ExitMetrics
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import OPEN
 from keras_distill.models.network import PROBABILITIES
@@ -73,7 +75,8 @@ class NativeEnsemble(StudentModel):
         name: Name of the wrapper.
 
     Logs: `label_loss` is the sum of `branch_1_loss`, ... and `ensemble_loss`; `soft_targets` the
-    distillation term without its weight. Metrics see branch 1.
+    distillation term without its weight. Metrics see branch 1; in training those of a model
+    with one output are also logged of the ensemble, as `ensemble_accuracy`, ...
 
     Example:
     ```python
@@ -91,6 +94,8 @@ class NativeEnsemble(StudentModel):
         Deviation: the target is an exact softmax, without the code's 1e-7.
         Deviation: the ramp of the weight is of updates, not of epochs.
     """
+
+    _ensemble_metrics = None
 
     def __init__(
         self,
@@ -182,8 +187,40 @@ class NativeEnsemble(StudentModel):
         )
         return [(_SOFT, value, value_at(self.weight, self.step))]
 
-    def losses_of_layers(self, evaluates):
-        return self.student.losses if evaluates else self.losses
+    # The compiled metrics, once more of the ensemble.
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
+        """As `DistillationModel.compile`; the metrics are copied for the ensemble."""
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+        self._ensemble_metrics = None
+        if self._compile_metrics is not None and len(self._student_network.heads) == 1:
+            kind = type(self._compile_metrics)
+            self._ensemble_metrics = ExitMetrics(kind, metrics, weighted_metrics, ["ensemble"])
+
+    @property
+    def metrics(self):
+        return super().metrics + (self._ensemble_metrics.built if self._ensemble_metrics else [])
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        own, labels = self._ensemble_metrics, as_targets(y).labels
+        if own is None or labels is None:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        if isinstance(y_pred, Outputs):
+            ensemble = y_pred.terms.predictions[-1:]
+            own.update(self._compiled_loss, labels, ensemble, sample_weight)
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        own.build(labels, y_pred)  # Keras builds its metrics with a batch of `evaluate`.
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        silent = {metric.name for group in own.built for metric in group.metrics}
+        return {name: value for name, value in logs.items() if name not in silent}
 
     def check_data(self, x, y):
         super().check_data(x, y)

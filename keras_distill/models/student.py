@@ -34,6 +34,7 @@ class StudentModel(DistillationModel):
     """
 
     own_view = 0
+    _evaluates = False
 
     def __init__(
         self, student, term_names, student_from_logits=None, paths=(), name=None, **kwargs
@@ -55,6 +56,19 @@ class StudentModel(DistillationModel):
     def output_names(self):
         """The student's: see `DistillationModel.output_names`."""
         return getattr(self.student, "output_names", None)
+
+    def call(self, inputs, training=None):
+        """See `DistillationModel.call`."""
+        self._evaluates = not (training or self._collects_terms)
+        return super().call(inputs, training=training)
+
+    @property
+    def losses(self):
+        """Regularisers and activity losses; in evaluation those of the inference model alone."""
+        # Keras on JAX hands the losses of the forward on to `compute_loss` by the override.
+        if self._evaluates and not self._losses_override:
+            return self.inference_model.losses
+        return super().losses
 
     def views(self, inputs):
         """A tuple of the views in `inputs`: `(x,)`, or `(x, other)` for a pair.

@@ -6,20 +6,24 @@ docstring says where a number is from: the authors' code, a re-implementation, o
 where no source that we read has one. Learning rates and epochs stand in `schemes`.
 """
 
+from keras_distill import _checks
 from keras_distill import data
 from keras_distill import schedules
 from keras_distill import taps
+from keras_distill.data.overlap import overlap_batches
 from keras_distill.losses.label_smoothing import LabelSmoothing
 from keras_distill.losses.response import SoftTargets
 from keras_distill.models.born_again import BornAgain
 from keras_distill.models.class_wise import ClassWiseDistiller
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.distortion import DistortionDistiller
+from keras_distill.models.dlb import DLBModel
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.mean_teacher import MeanTeacher
 from keras_distill.models.mutual import MutualLearner
 from keras_distill.models.native_ensemble import NativeEnsemble
 from keras_distill.models.progressive import ProgressiveDistiller
+from keras_distill.models.self_distiller import SelfDistiller
 from keras_distill.models.teacher_free import TeacherFreeDistiller
 from keras_distill.models.terms import Term
 from keras_distill.recipes import networks
@@ -87,6 +91,49 @@ def mutual(task, students=2, temperature=1.0, weight=1.0):
     forwards = Forwards(student=task.count, peers=task.count * (students - 1))
     learner = MutualLearner(cohort, temperature, weight)
     return task.plan(learner, cohort[0], forwards=forwards)
+
+
+def dlb(task, temperature=3.0, weight=1.0):
+    """DLB: each batch repeats half of the one before, and learns what the student said of it.
+
+    Published: temperature 3, weight 1 (texts and a re-implementation; the code has no defaults),
+    the baseline's training with 64 new images a step (Meta-knowledge-Lab/DLB), and half its
+    epochs, for each image is forwarded twice (texts). Deviation: an epoch begins without a
+    repeated half, so that a run that was killed and resumed equals one that was not.
+    """
+    student = task.build()
+    half = task.setting.batch_size
+    steps = data.steps_per_epoch(task.count, half, drop_remainder=True)
+    if steps == 0:
+        raise ValueError(
+            _checks.message(
+                f"`batch_size` to be at most the {task.count} images", "batch_size", half
+            )
+        )
+
+    def halves(images, labels, half, **options):
+        return overlap_batches((images, labels), half, carry=False, **options)
+
+    forwards = Forwards(student=2 * half * steps)
+    model = DLBModel(student, temperature, weight)
+    return task.plan(model, student, pipeline=halves, forwards=forwards, steps=steps)
+
+
+def self_distillation(task, temperature=3.0, alpha=0.3, feature_weight=0.03, preset="journal"):
+    """BYOT: exits at the student's earlier stages learn from its deepest one.
+
+    Published (ArchipLab-LinfengZhang/pytorch-self-distillation-final): temperature 3, alpha 0.3,
+    feature weight 0.03, and the choices of `SelfDistiller(preset="journal")`; SGD with momentum
+    0.9, weight decay 5e-4, rate 0.1, batch 128, 250 epochs, x 0.1 after one and two thirds of
+    them and 10 before the end. Deviation: crop and flip alone; the code adds AutoAugment and
+    Cutout. The small setting has the library's own choices, with a factor T^2 and the mean
+    squared difference of the features. The exits are small: they count as no networks.
+    """
+    student = task.build()
+    model = SelfDistiller(
+        student, stages(student)[:-1], temperature, alpha, feature_weight, preset=preset
+    )
+    return task.plan(model, student)
 
 
 def cs_kd(task, temperature=4.0, weight=1.0):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import time
 
@@ -49,7 +50,7 @@ def train_recipe(
     options = (options or schemes.Options()).filled()
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(_checks.message("`seed` to be a whole number, 0 or more", "seed", seed))
-    check([recipe], data, options)
+    check([recipe], data, options, as_given=True)
     run = reporting.RunFolder(out)
     settings = {
         "command": "train",
@@ -88,19 +89,20 @@ def train_recipe(
     return results
 
 
-def check(recipes, data, options):
+def check(recipes, data, options, as_given=False):
     """Builds what the recipes need, so that what is wrong is told before any training.
 
     Args:
         recipes: A list of `Recipe`s.
         data: A `kd.data.Split`.
         options: An `Options`, filled.
+        as_given: As in `Recipe.setting`.
 
     Raises:
         ValueError: If a network does not fit the data, or a scheme not the network.
     """
     for recipe in recipes:
-        task = task_of(recipe, data.train, options, seed=0)
+        task = task_of(recipe, data.train, options, 0, as_given)
         teacher = None
         if recipe.first:
             teacher = _network(options.teacher, data.train, seed=1)
@@ -190,10 +192,10 @@ def carry_out(
         **_measured(run, logs, plan, network, data.test),
         **_cost(plan, plans),
     }
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     with written_beside(record_path(run, name)) as temporary:
-        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         pathlib.Path(temporary).write_text(text, encoding="utf-8")
-    return record
+    return json.loads(text)
 
 
 def _measured(run, logs, plan, network, test):
@@ -208,11 +210,16 @@ def _measured(run, logs, plan, network, test):
         "accuracy": found["accuracy"],
         "best_accuracy": seen[best],
         "best_epoch": best,
-        "loss": found["loss"],
-        "calibration_error": found["calibration_error"],
+        "loss": _finite(found["loss"]),
+        "calibration_error": _finite(found["calibration_error"]),
         "parameters": evaluation.parameters(network),
         "seconds": round(sum(line["seconds"] for line in sum(before, own)), 3),
     }
+
+
+def _finite(value):
+    """None where a training went astray: JSON has no other word for it."""
+    return value if math.isfinite(value) else None
 
 
 def _lines(run, log):

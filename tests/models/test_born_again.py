@@ -1,12 +1,14 @@
 """Born-again networks: the generations, what one learns from the other, kill and resume."""
 
 import random
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
 import keras_distill as kd
+from keras_distill import distribution
 from tests.models import nets
 from tests.oracles import generations as oracle
 
@@ -30,7 +32,8 @@ def deep():
 def compiled(student=None, optimizer=None, compile_options=None, **options):
     wrapper = kd.BornAgain(student or linear(), **{"seed": 5, **options})
     optimizer = optimizer or keras.optimizers.SGD(0.3, momentum=0.9)
-    wrapper.compile(optimizer, nets.cross_entropy(), **(compile_options or {}))
+    options = {"jit_compile": False, **(compile_options or {})}
+    wrapper.compile(optimizer, nets.cross_entropy(), **options)
     return wrapper
 
 
@@ -109,14 +112,12 @@ def test_a_generation_starts_afresh():
 
 
 def test_the_users_random_state_is_left_alone():
+    student = linear()
     random.seed(3)
     expected = random.random()
     random.seed(3)
-    kd.BornAgain(linear_already_built, generations=2, seed=1)
+    kd.BornAgain(student, generations=2, seed=1)
     assert random.random() == expected
-
-
-linear_already_built = linear()
 
 
 def test_no_gradient_reaches_the_teacher_which_is_the_generation_before():
@@ -178,7 +179,7 @@ def test_another_fit_begins_with_generation_0():
 
 
 def test_early_stopping_ends_its_generation_alone():
-    stop = keras.callbacks.EarlyStopping(monitor="loss", baseline=-1.0, patience=2)
+    stop = keras.callbacks.EarlyStopping(monitor="loss", min_delta=100.0, patience=1)
     history = fit(compiled(generations=2), epochs=4, callbacks=[stop])
     assert [len(logs["loss"]) for logs in history.generations] == [2, 2, 2]
     assert history.epoch == [8, 9]
@@ -195,6 +196,26 @@ def test_early_stopping_begins_anew_in_each_generation():
     stop = keras.callbacks.EarlyStopping(monitor="given", patience=1, mode="min")
     history = fit(compiled(generations=2), epochs=2, callbacks=[Give(), stop])
     assert [len(logs["loss"]) for logs in history.generations] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_early_stopping_restores_the_best_weights_of_each_generation(stops):
+    values = iter([1.0, 2.0, 1.0, 2.0])
+    weights = []
+
+    class Give(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["given"] = next(values)
+            weights.append(self.model.student.get_weights())
+
+    stop = keras.callbacks.EarlyStopping(
+        monitor="given", patience=1 if stops else 5, mode="min", restore_best_weights=True
+    )
+    wrapper = compiled(generations=1)
+    fit(wrapper, epochs=3 if stops else 2, callbacks=[Give(), stop])
+    for network, best in zip(wrapper.trained_generations(), (weights[0], weights[2])):
+        for own, value in zip(network.get_weights(), best):
+            np.testing.assert_array_equal(own, value)
 
 
 def test_another_callback_that_stops_ends_it_all():
@@ -217,12 +238,13 @@ def test_restore_best_teaches_with_the_best_epoch():
             weights.append(self.model.student.get_weights())
             losses.append(logs["val_loss"])
 
-    wrapper = compiled(restore_best="val_loss", optimizer=keras.optimizers.SGD(8.0))
+    wrapper = compiled(restore_best="val_loss", label_weight=1.0)
     with pytest.raises(ValueError, match="Expected `validation_data`"):
         fit(wrapper, epochs=2)
-    fit(wrapper, epochs=4, validation_data=(x[::-1], y), callbacks=[Note()])
+    # Labels that training makes ever less likely: the best epoch is not the last.
+    fit(wrapper, epochs=4, validation_data=(x, (y + 1) % nets.CLASSES), callbacks=[Note()])
     best = [int(np.argmin(losses[:4])), 4 + int(np.argmin(losses[4:]))]
-    assert best[0] < 3  # else the last epoch would serve as well
+    assert best[0] < 3
     for network, epoch in zip(wrapper.trained_generations(), best):
         for own, value in zip(network.get_weights(), weights[epoch]):
             np.testing.assert_array_equal(own, value)
@@ -265,7 +287,13 @@ def undisturbed():
 
 def resumable():
     keras.utils.set_random_seed(3)
-    return compiled(deep(), keras.optimizers.Adam(0.05), generations=2, restore_best="loss")
+    return compiled(
+        deep(),
+        keras.optimizers.Adam(0.05),
+        {"run_eagerly": True},
+        generations=2,
+        restore_best="loss",
+    )
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4, 5])
@@ -395,6 +423,22 @@ def test_dkpp_permutes_all_but_the_largest():
     assert np.abs(nets.array(wrapper._permuted(teacher)) - permuted).max() > 0
 
 
+def test_dkpp_resumed_draws_as_undisturbed(tmp_path):
+    def fresh():
+        keras.utils.set_random_seed(4)
+        wrapper = compiled(variant="dkpp", compile_options={"run_eagerly": True})
+        return wrapper, [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
+
+    undisturbed, _ = fresh()
+    fit(undisturbed, epochs=2)
+    wrapper, callbacks = fresh()
+    with pytest.raises(Killed):
+        fit(wrapper, epochs=2, callbacks=[*callbacks, Kill(3)])
+    wrapper, callbacks = fresh()
+    fit(wrapper, epochs=2, callbacks=callbacks)
+    assert_same(undisturbed, wrapper, rtol=1e-6, atol=1e-7)
+
+
 def test_dkpp_is_evaluated_without_a_draw():
     x, y = nets.vectors(), nets.class_ids()
     options = {"compile_options": {"evaluate_terms": True}}
@@ -423,8 +467,8 @@ def test_several_outputs_and_a_student_without_a_graph():
     student(nets.vectors())
     wrapper = compiled(student)
     fit(wrapper, epochs=2)
-    assert_same_start = wrapper._fresh_copy(1).get_weights()
-    assert [w.shape for w in assert_same_start] == [w.shape for w in student.get_weights()]
+    fresh = wrapper._fresh_copy(1).get_weights()
+    assert [w.shape for w in fresh] == [w.shape for w in student.get_weights()]
     assert len(wrapper.ensemble_of_generations().members) == 2
 
 
@@ -446,7 +490,16 @@ def test_bad_arguments():
         fit(compiled(generations=2), epochs=2, initial_epoch=4)
 
 
+def test_several_processes_need_one_seed(monkeypatch):
+    monkeypatch.setattr(distribution, "in_several_processes", lambda strategy: True)
+    with pytest.raises(ValueError, match="Pass the same number in all"):
+        kd.BornAgain(linear())
+    assert kd.BornAgain(linear(), seed=0).seed == 0
+
+
 def test_a_student_with_fixed_seeds_is_told():
     fixed = linear(kernel_initializer=keras.initializers.GlorotUniform(seed=0))
-    with pytest.warns(UserWarning, match="starts from the same weights"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         kd.BornAgain(fixed)
+    assert ["starts from the same weights" in str(w.message) for w in caught].count(True) == 1

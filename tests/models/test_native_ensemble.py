@@ -72,11 +72,14 @@ def test_gated_mean_of_logits_tokens_and_probabilities():
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_a_step_is_that_of_the_equations(activation):
     """Logs, and by the heads' and the gate's kernels the gradients by logits and gate."""
-    model = nets.sharpen(nets.mlp(activation))
+    # Keras clips the probabilities of its cross-entropy: none may come near 0.
+    model, rate = nets.mlp(activation), 0.1
+    if activation is None:
+        model, rate = nets.sharpen(model), 1.0
     ramp = kd.schedules.SigmoidRamp(1.5, steps=4)
     wrapper = kd.NativeEnsemble(model, "hidden", weight=ramp, gate=simple_gate())
     loss = nets.cross_entropy() if activation is None else None
-    compiled(wrapper, 1.0, loss or keras.losses.SparseCategoricalCrossentropy())
+    compiled(wrapper, rate, loss or keras.losses.SparseCategoricalCrossentropy())
     for t in range(3):
         x, labels = nets.vectors(5, seed=t), nets.class_ids(5, t)
         hidden = nets.predict(keras.Model(model.input, model.get_layer("hidden").output), x)
@@ -107,8 +110,12 @@ def test_a_step_is_that_of_the_equations(activation):
         by_scores = weights * (by_gate - np.sum(weights * by_gate, axis=-1, keepdims=True))
         for layer, old, slope in zip([*heads, gate], before, [*by_logits, by_scores]):
             kernel, bias = (nets.array(v) for v in layer.weights)
-            np.testing.assert_allclose(kernel, old[0] - hidden.T @ slope, rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose(bias, old[1] - slope.sum(axis=0), rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(
+                kernel, old[0] - rate * hidden.T @ slope, rtol=1e-3, atol=1e-5
+            )
+            np.testing.assert_allclose(
+                bias, old[1] - rate * slope.sum(axis=0), rtol=1e-3, atol=1e-5
+            )
 
 
 def test_the_default_gate():
@@ -164,7 +171,8 @@ def test_branch_1_is_the_model_and_the_others_are_fresh():
             assert np.abs(kernels[i] - kernels[j]).max() > 1e-2
     labels = nets.class_ids(6)
     logs = step(compiled(wrapper, metrics=["accuracy"]), x, labels)
-    assert set(logs) == {"loss", "label_loss", "accuracy", "branch_4_loss", *TERMS}
+    own = {"loss", "label_loss", "accuracy", "ensemble_accuracy", "branch_4_loss"}
+    assert set(logs) == {*own, *TERMS}
     parts = [logs[f"branch_{i}_loss"] for i in (1, 2, 3, 4)] + [logs["ensemble_loss"]]
     np.testing.assert_allclose(logs["label_loss"], sum(parts), rtol=1e-5)
     # The seven weights of "stem" and "stage1" are trained once, by all branches.
@@ -266,6 +274,23 @@ def test_masked_tokens_and_unlabelled_samples():
     own = nets.ce(y[2:], nets.predict(wrapper.student, x)[2:]).sum() / 6
     np.testing.assert_allclose(logs["branch_1_loss"], own, rtol=1e-5)
     np.testing.assert_allclose(logs["soft_targets"], all_labelled["soft_targets"], rtol=1e-5)
+
+
+def test_metrics_are_those_of_branch_1_and_of_the_ensemble():
+    x, y = nets.vectors(24), nets.class_ids(24)
+    y[:4] = -1
+    wrapper = kd.NativeEnsemble(nets.sharpen(nets.mlp("softmax")), "hidden", branches=2)
+    compiled(wrapper, 0.0, keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
+    outputs = wrapper.forward(x, training=True)
+    first, _, ensemble = (nets.array(p).argmax(-1)[4:] for p in outputs.terms.predictions)
+    history = wrapper.fit(
+        x, y, batch_size=24, epochs=2, validation_data=(x, np.maximum(y, 0)), verbose=0
+    ).history
+    for epoch in range(2):
+        np.testing.assert_allclose(history["accuracy"][epoch], np.mean(first == y[4:]), rtol=1e-6)
+        right = np.mean(ensemble == y[4:])
+        np.testing.assert_allclose(history["ensemble_accuracy"][epoch], right, rtol=1e-6)
+    assert {name for name in history if name.startswith("val_")} == {"val_loss", "val_accuracy"}
 
 
 # Evaluation, files, errors.

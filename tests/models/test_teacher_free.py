@@ -15,10 +15,10 @@ def linear(classes=nets.CLASSES):
     return keras.Model(inputs, keras.layers.Dense(classes, name="head")(inputs), name="linear")
 
 
-def compiled(student=None, loss="ce", compile_options=None, **options):
+def compiled(student=None, loss="ce", **options):
     wrapper = kd.TeacherFreeDistiller(nets.sharpen(student or linear()), **options)
     loss = nets.cross_entropy() if loss == "ce" else loss
-    wrapper.compile(nets.sgd(0.5), loss, **(compile_options or {}))
+    wrapper.compile(nets.sgd(0.5), loss, jit_compile=False)
     return wrapper
 
 

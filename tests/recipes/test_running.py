@@ -49,7 +49,12 @@ def carry_out(folder, name, digits, **options):
 
 
 def without_time(record):
-    return {key: value for key, value in record.items() if key != "seconds"}
+    """What a resumed run has in common with one that was not killed; numbers not all digits."""
+    return {
+        key: round(value, 4) if isinstance(value, float) else value
+        for key, value in record.items()
+        if key != "seconds"
+    }
 
 
 @pytest.mark.parametrize(
@@ -77,10 +82,7 @@ def test_killed_and_resumed_equals_undisturbed(name, killed, epoch, tmp_path, di
     )
     for a, b in zip(one.get_weights(), two.get_weights()):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
-    assert without_time(resumed) == pytest.approx(without_time(undisturbed), rel=1e-4) or (
-        resumed["accuracy"] == undisturbed["accuracy"]
-        and resumed["best_epoch"] == undisturbed["best_epoch"]
-    )
+    assert without_time(resumed) == without_time(undisturbed)
     epochs = [
         [(line["model"], line["epoch"]) for line in RunFolder(tmp_path / folder).read_metrics()]
         for folder in "ab"
@@ -104,6 +106,7 @@ def test_record_says_what_was_measured_and_what_it_cost(done, digits):
     assert record["images"] == {"student": 120, "peers": 0, "frozen": 120, "before": 0}
     assert record["parameters"] == kd.backbones.small_cnn((8, 8, 1), 10, 2).count_params()
     assert record["seconds"] > 0
+    assert record["settings"]["training"]["drops"] == []
     model = keras.models.load_model(folder / "models" / "mean_teacher_seed2.keras")
     images = digits.test.images.astype("float32") / 255
     right = keras.ops.convert_to_numpy(model(images)).argmax(-1) == digits.test.labels

@@ -1,0 +1,321 @@
+"""DLB: a network learns from its own predictions for the last mini-batch."""
+
+import contextlib
+import inspect
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+from keras_distill import _keras
+from keras_distill import distribution
+from keras_distill.data.overlap import check_overlap
+from keras_distill.data.overlap import overlap_epoch
+from keras_distill.models import last_batch
+from keras_distill.models.base import Outputs
+from keras_distill.models.base import as_targets
+from keras_distill.models.paired import PairedStudent
+from keras_distill.models.wiring import shapes_of_inputs
+
+ELEMENT = "((x_last, x_new), (y_last, y_new), (w_last, w_new))"
+MAKE_ONE = "Make the data set with keras_distill.data.overlap_batches(...), or fit on arrays."
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class DLBModel(PairedStudent):
+    """Self-distillation from the last mini-batch (DLB).
+
+    `CE(both halves) + weight * T^2 KL(softmax(cached / T) || softmax(z / T))`
+
+    Half of each batch are the samples of the half before, augmented anew. Their cached logits
+    are those of the step before: of its forward in training mode, before its update. The
+    cross-entropy is the mean over all forwarded samples, the KL term one over the repeated half
+    alone. Only the logits are cached, in float32, on each replica its own.
+
+    Trains on elements `((x_last, x_new), (y_last, y_new), (w_last, w_new))`, which
+    `keras_distill.data.overlap_batches` makes; on arrays `fit` makes them itself. The third are
+    Keras's sample weights: a 0 adds nothing and still counts. But a repeated half whose weights
+    are all 0 is absent, left out of sums and counts: then the loss is the mean over the new
+    half. `evaluate`, `predict` and validation take plain elements, and of overlapping ones the
+    new half; they leave the cache alone.
+
+    The cache belongs to the stream of one `fit`. It is not saved, and each `fit` begins without
+    one: its first repeated half is left out, whatever its weights. So a run that was killed and
+    resumed equals one that was never disturbed with `carry=False`; with `carry=True` it differs
+    by this one half.
+
+    Args:
+        student: A `keras.Model`, changed in place; logits are taken before a softmax.
+        temperature: T, a positive number or a schedule. Defaults to 3, as published.
+        weight: Factor of the KL term, a number or a schedule. Defaults to 1, as published.
+        fused_forward: Whether both halves go through the student in one forward, the paper's
+            batch. False runs two as the official code does, the new half first: batch
+            statistics are those of each half, and their averages move twice a step.
+        student_from_logits: Whether the student returns logits, where its graph does not tell.
+        name: Name of the wrapper.
+
+    Logs: `loss`, `label_loss` (both halves), `last_batch_loss` (the KL term with T^2), and
+    metrics on the new half.
+
+    Example:
+    ```python
+    model = kd.DLBModel(student)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images, labels, batch_size=128, epochs=10)
+    ```
+
+    Reference:
+        Shen et al., 2022, https://arxiv.org/abs/2203.16172. Convention of
+        Meta-knowledge-Lab/DLB: the loss, accuracy on the new half.
+        Deviation: with two forwards an absent half is forwarded too, a copy of the new one, so
+        that the first step moves the averages twice.
+    """
+
+    pair_source = "keras_distill.data.overlap_batches"
+    own_view = 1
+    _cache = None
+
+    def __init__(
+        self,
+        student,
+        temperature=3.0,
+        weight=1.0,
+        fused_forward=True,
+        student_from_logits=None,
+        name="dlb_model",
+        **kwargs,
+    ):
+        super().__init__(
+            student,
+            temperature,
+            weight,
+            term_names=["last_batch_loss"],
+            student_from_logits=student_from_logits,
+            name=name,
+            **kwargs,
+        )
+        self.fused_forward = _checks.instance("fused_forward", fused_forward, bool, "True or False")
+
+    # Forward.
+
+    def forward(self, inputs, training):
+        if not training:  # The cache is of training alone.
+            student = self._student_network(self.own_inputs(inputs), training=False)
+            return Outputs(student.prediction, None)
+        last, new = self.pair(inputs, training)
+        if self._cache is None:
+            raise ValueError(
+                "Expected `fit` or `train_on_batch` to run the training forward, for they make "
+                f"the cache. Received: a call of {type(self).__name__} with training=True."
+            )
+        if self.fused_forward:
+            both = self._student_network(last_batch.joined(last, new), training=True)
+            prediction, logits = both.prediction, self.logits(both)
+            rows = ops.shape(keras.tree.flatten(last)[0])[0]
+            own = last_batch.rows_of(prediction, rows, None)
+            last_logits = last_batch.rows_of(logits, 0, rows)
+            new_logits = last_batch.rows_of(logits, rows, None)
+        else:
+            first = self._student_network(new, training=True)
+            again = self._student_network(last, training=True)
+            own = first.prediction
+            prediction = last_batch.joined(again.prediction, own)
+            last_logits, new_logits = self.logits(again), self.logits(first)
+        cached, is_cached = self._cache.exchange(new_logits)
+        return Outputs(own, last_batch.Halves(prediction, last_logits, cached, is_cached))
+
+    # Loss and metrics.
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if isinstance(y_pred, Outputs) and y_pred.terms is not None:
+            y_pred = last_batch.without_absent(y_pred, sample_weight)
+        else:
+            y, sample_weight = self._of_the_new_half(x, y, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def training_label_loss(self, labels, outputs, sample_weight):
+        if outputs.terms is None:
+            return super().training_label_loss(labels, outputs, sample_weight)
+        if labels is not None:
+            labels = last_batch.joined(*(as_targets(half).labels for half in labels))
+        weights = None if sample_weight is None else last_batch.joined(*sample_weight)
+        return self.label_loss(labels, outputs.terms.prediction, weights)
+
+    def term_values(self, outputs, targets, sample_weight):
+        halves = outputs.terms
+        weights = None if sample_weight is None else sample_weight[0]
+        value = self.soft_term(halves.cached, halves.last_logits, weights)
+        return [("last_batch_loss", value, self._current(self.weight))]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y, sample_weight = self._of_the_new_half(x, y, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _of_the_new_half(self, x, y, sample_weight):
+        """Labels and weights of the new half, where `x` holds two."""
+        if len(self.views(x)) == 2:
+            y = None if y is None else y[self.own_view]
+            sample_weight = None if sample_weight is None else sample_weight[self.own_view]
+        return y, sample_weight
+
+    # Fitting.
+
+    def fit(self, x=None, y=None, *args, augment=None, mix=None, carry=True, seed=None, **kwargs):
+        """As `keras.Model.fit`, on overlapping elements, or on arrays, which it lets overlap.
+
+        On arrays, `batch_size` counts forwarded samples as in plain Keras. Half of them are
+        new, so an epoch has twice the steps of a plain one, and forwards each sample twice; a
+        remainder of less than half a batch is dropped. `x` reaches the student as in plain
+        Keras: uint8 is not scaled. A run that a callback takes up goes on with the order of the
+        epoch at which it stopped, where `seed` is given.
+
+        Args:
+            x: A `tf.data.Dataset` of overlapping elements, or arrays.
+            y: The labels of arrays.
+            *args, **kwargs: As in Keras. `sample_weight`, `class_weight`, `shuffle`,
+                `validation_data` and `validation_split` work on arrays, `steps_per_epoch` does
+                not.
+            augment, mix, carry, seed: For arrays, as in `keras_distill.data.overlap_batches`.
+
+        Returns:
+            Keras's `History`.
+        """
+        given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        given.pop("self")
+        options = {"augment": augment, "mix": mix, "carry": carry, "seed": seed}
+        if hasattr(x, "element_spec"):
+            changed = {name for name in options if options[name] not in (None, True)}
+            changed |= {"class_weight"} & {name for name in given if given[name] is not None}
+            if changed:
+                raise ValueError(
+                    f"Expected {', '.join(sorted(changed))} beside arrays only. Received: a "
+                    "data set. Give it to keras_distill.data.overlap_batches."
+                )
+        else:
+            given = self._with_overlap(given, options)
+        self._begin_stream(given["x"])
+        return super().fit(**given)
+
+    def _with_overlap(self, given, options):
+        """The arguments of `fit` on arrays, as those of a `fit` on overlapping elements."""
+        x, y = given["x"], given.get("y")
+        batch_size = _checks.positive_integer("batch_size", given.pop("batch_size", None) or 32)
+        if shapes_of_inputs(x) is None or y is None or given.get("steps_per_epoch") is not None:
+            raise ValueError(
+                f"Expected arrays `x` and `y` without steps_per_epoch, or a tf.data.Dataset of "
+                f"{ELEMENT}. Received: x of type {type(x).__name__}, y of type "
+                f"{type(y).__name__}, steps_per_epoch={given.get('steps_per_epoch')}."
+            )
+        if batch_size % 2:
+            raise ValueError(
+                _checks.message("`batch_size` to be even, two halves", "batch_size", batch_size)
+            )
+        self.check_data(x, y)
+        arrays = x, y, given.pop("sample_weight", None)
+        split = given.pop("validation_split", 0.0)
+        if split and given.get("validation_data") is None:
+            kept = int(len(keras.tree.flatten(x)[0]) * (1.0 - split))
+            rows = slice(kept, None)
+            held_out = keras.tree.map_structure(lambda a: None if a is None else a[rows], arrays)
+            arrays = keras.tree.map_structure(lambda a: None if a is None else a[:kept], arrays)
+            given["validation_data"] = held_out
+        if options["mix"] is not None:
+            options["class_count"] = self._student_network.output_shapes[0][-1]
+        clock = last_batch.Clock(given.get("initial_epoch", 0))
+        given["x"] = overlap_epoch(
+            arrays[:2] if arrays[2] is None else arrays,
+            batch_size // 2,
+            clock.now,
+            shuffle=given.get("shuffle", True),
+            class_weight=given.pop("class_weight", None),
+            **options,
+        )
+        given["y"], given["shuffle"] = None, False
+        given["validation_batch_size"] = given.get("validation_batch_size") or batch_size
+        given["callbacks"] = clock.among(given.get("callbacks"))
+        return given
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`, on an overlapping element.
+
+        The calls since the last `fit` or `reset_cache` are one stream.
+        """
+        self._check_pairs_of(x)
+        halves = self.views(x)
+        rows = [len(keras.tree.flatten(half)[0]) for half in halves]
+        if self._cache is None:
+            self._make_cache(rows[1], x)
+        if set(rows) != {self._cache.rows}:
+            raise ValueError(
+                f"Expected halves of {self._cache.rows} samples, as the cache holds. Received: "
+                f"{rows[0]} and {rows[1]}. Call `reset_cache()` to begin with another size."
+            )
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def reset_cache(self):
+        """Forgets the cached logits: the repeated half of the next step is left out."""
+        self._cache = None
+        self.train_function = None
+
+    def _begin_stream(self, dataset):
+        """Checks a data set before training, and begins with an empty cache of its size."""
+        self._check_pairs_of(dataset)
+        strategy = getattr(self, "distribute_strategy", None)
+        if distribution.in_several_processes(strategy):
+            raise ValueError(
+                "Expected a DLBModel in one process, for several do not keep a sample on one "
+                f"replica. Received: {type(strategy).__name__}. Use MirroredStrategy."
+            )
+        halves = self.views(shapes_of_inputs(dataset))
+        rows = [keras.tree.flatten(half)[0].shape[0] for half in halves]
+        replicas = getattr(strategy, "num_replicas_in_sync", 1)
+        if rows[0] is None or rows[0] != rows[1] or rows[0] % replicas:
+            raise ValueError(
+                f"Expected halves of one known size that divides by the {replicas} replicas. "
+                f"Received: {rows[0]} and {rows[1]} samples. {MAKE_ONE}"
+            )
+        check_overlap(dataset)
+        self._make_cache(rows[0] // replicas, dataset)
+
+    def _make_cache(self, rows, x):
+        """Empties the cache, or makes one where there is none of this size."""
+        if self._cache is not None and self._cache.rows == rows:
+            self._cache.empty()
+            return
+        scope = contextlib.nullcontext()
+        if distribution.is_tensorflow():
+            scope = self.distribute_strategy.scope()
+        with scope:
+            self._cache = last_batch.LogitCache(rows, self._logit_shapes(x))
+        self.train_function = None  # It holds the variables of the cache before.
+
+    def _logit_shapes(self, x):
+        """The shape of each output's logits without the first axis."""
+        known = self._student_network.output_shapes
+        if known is not None and all(size for shape in known for size in shape[1:]):
+            return [shape[1:] for shape in known]
+        inputs = self.own_inputs(_keras.first_inputs(x))
+        scores = self._student_network(inputs, training=False).scores
+        return [tuple(score.shape)[1:] for score in scores]
+
+    def _check_pair(self, views):
+        if len(views) != 2:
+            shapes = [tuple(part.shape) for part in keras.tree.flatten(views[0])]
+            raise ValueError(
+                f"Expected training elements {ELEMENT} for a {type(self).__name__}. Received: x "
+                f"of shape {shapes[0] if len(shapes) == 1 else shapes}. {MAKE_ONE}"
+            )
+
+    # The cache is state that the step carries, and that no file holds.
+
+    @property
+    def variables(self):
+        return [*super().variables, *(self._cache.variables if self._cache is not None else [])]
+
+    @property
+    def _seed_states(self):
+        cached = {id(v) for v in self._cache.variables} if self._cache is not None else ()
+        return [state for state in super()._seed_states if id(state) not in cached]
+
+    def get_config(self):
+        return {**super().get_config(), "fused_forward": self.fused_forward}
