@@ -49,9 +49,9 @@ from keras_distill._version import __version__
 from keras_distill.losses.label_smoothing import LabelSmoothing
 from keras_distill.models import BornAgain
 from keras_distill.models import ClassWiseDistiller
-from keras_distill.models import DLBModel
 from keras_distill.models import Distiller
 from keras_distill.models import DistortionDistiller
+from keras_distill.models import DLBModel
 from keras_distill.models import EnsembleTeacher
 from keras_distill.models import MeanTeacher
 from keras_distill.models import MutualLearner

@@ -174,9 +174,7 @@ def main():
     parser.add_argument("--student-depth", type=int, default=8)
     parser.add_argument("--torch", action="store_true", help="time a PyTorch loop as well")
     parser.add_argument("--schemes", action="store_true", help="time the wrappers without teacher")
-    parser.add_argument(
-        "--cohorts", type=int, default=3, help="how many of 2, 4, 8"
-    )
+    parser.add_argument("--cohorts", type=int, default=3, help="how many of 2, 4, 8")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=pathlib.Path, help="write the figures here")

@@ -235,7 +235,9 @@ def test_two_replicas_equal_one_device(wrapper, two_replicas):
     both, history_of_both, logs_of_both = run(two_replicas)
     assert_same_state(weights, both, rtol=1e-5, atol=1e-7)
     for name in history:
-        np.testing.assert_allclose(history[name], history_of_both[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            history[name], history_of_both[name], rtol=1e-5, atol=1e-7, err_msg=name
+        )
     for name in logs:
         np.testing.assert_allclose(logs[name], logs_of_both[name], rtol=1e-5, err_msg=name)
 

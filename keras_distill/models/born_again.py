@@ -144,7 +144,7 @@ class BornAgain(Generations):
     def _weighted_label_loss(self, teacher_logits, outputs, targets, sample_weight):
         confidence = ops.max(ops.softmax(at_least_float32(teacher_logits), axis=-1), axis=-1)
         confidence = ops.stop_gradient(confidence)
-        mean = _sum_over_replicas(ops.sum(confidence)) / _sum_over_replicas(
+        mean = distribution.sum_over_replicas(ops.sum(confidence)) / distribution.sum_over_replicas(
             ops.cast(ops.size(confidence), "float32")
         )
         weights = label_rules.by_output(sample_weight, 1)[0]
@@ -174,14 +174,3 @@ class BornAgain(Generations):
     def get_config(self):
         names = "generations temperature label_weight variant"
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
-
-
-def _sum_over_replicas(value):
-    if not distribution.is_tensorflow():
-        return value
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

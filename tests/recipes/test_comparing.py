@@ -177,7 +177,7 @@ def test_bad_calls_are_told_before_anything_is_written(names, seeds, said, digit
 
 @pytest.mark.tensorflow
 def test_data_that_does_not_fit_is_told_before_anything_is_written(digits, tmp_path):
-    options = Options(student="small-2", batch_size=200)
+    options = Options(student="small-2", batch_size=250)
     with pytest.raises(ValueError, match="batch_size"):
         comparing.compare_recipes(["baseline", "dlb"], digits, 1, options, tmp_path / "run")
     assert not (tmp_path / "run").exists()
