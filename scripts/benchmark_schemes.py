@@ -134,9 +134,7 @@ def same_heads(arguments, images, labels):
     """A plain model with the exits of `own_teacher`, trained on labels."""
     wrapper = kd.SelfDistiller(student(arguments, "same_heads"), list(EXITS))
     exits = [wrapper.exit(i) for i in range(len(EXITS) + 1)]
-    inputs = exits[0].inputs[0]
-    model = keras.Model(inputs, [model(inputs) for model in exits])
-    del exits, wrapper
+    model = keras.Model(exits[-1].inputs, [model.output for model in exits])
     data = plain_data(images, labels, arguments.batch_size)
     data = data.map(lambda x, y: (x, (y,) * (len(EXITS) + 1)))
     losses = [label_loss() for _ in range(len(EXITS) + 1)]

@@ -104,7 +104,7 @@ def progressive_distiller(**options):
 
 def self_taught(**options):
     """Two trainings, the first one's network the second's teacher."""
-    return kd.TeacherFreeDistiller(network("student", **options), temperature=4.0)
+    return kd.TeacherFreeDistiller(network("student", **options), temperature=4.0, seed=3)
 
 
 def virtually_taught(**options):
@@ -114,7 +114,7 @@ def virtually_taught(**options):
 
 def born_again(**options):
     """Three generations, with labels."""
-    return kd.BornAgain(network("student", **options), generations=2, label_weight=0.5)
+    return kd.BornAgain(network("student", **options), 2, label_weight=0.5, seed=3)
 
 
 def mean_teacher(**options):
@@ -161,6 +161,7 @@ class Wrapper:
         prediction: What the inference model returns, out of what `predict` does.
         logs: What the inference model logs, out of what `evaluate` does.
         fit: Arguments of `fit`.
+        several_processes: Whether it trains in several processes.
     """
 
     create: Callable
@@ -170,6 +171,7 @@ class Wrapper:
     prediction: Callable = lambda outputs: outputs
     logs: Callable = lambda logs: logs
     fit: dict = dataclasses.field(default_factory=dict)
+    several_processes: bool = True
 
     def compiled(self, seed=7, loss=True, **options):
         """A fresh wrapper from `seed`, compiled; `compile` holds arguments of compile."""
@@ -187,7 +189,7 @@ WRAPPERS = {
     "BornAgain": Wrapper(born_again, rounds=3),
     "ClassWiseDistiller": Wrapper(class_wise_distiller, in_pairs),
     # With `carry=True` a resumed run differs by the half that the cache was of.
-    "DLBModel": Wrapper(dlb_model, splits=False, fit={"carry": False}),
+    "DLBModel": Wrapper(dlb_model, splits=False, fit={"carry": False}, several_processes=False),
     "Distiller": Wrapper(distiller),
     "DistortionDistiller": Wrapper(distortion_distiller, in_pairs, splits=False),
     "Distiller of an ensemble": Wrapper(distiller_of_ensemble),

@@ -14,7 +14,22 @@ from tests.contract import state
 on_tensorflow = keras.backend.backend() == "tensorflow"
 
 
-@pytest.fixture(params=WRAPPERS.values(), ids=WRAPPERS.keys())
+# Those of the design's first line; the fast suite is theirs, the whole one is all's.
+FAST = (
+    "DLBModel",
+    "Distiller",
+    "EnsembleTeacher, independent",
+    "MutualLearner",
+    "SelfDistiller",
+)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(wrapper, id=name, marks=[] if name in FAST else pytest.mark.slow)
+        for name, wrapper in WRAPPERS.items()
+    ]
+)
 def wrapper(request):
     return request.param
 
@@ -280,13 +295,17 @@ LOSSES = [
     if isinstance(getattr(kd.losses, name), type) and name != "DistillationLoss"
 ]
 
+# What a loss compares that takes more than one feature of each network.
+SEVERAL_LAYERS = {"InstanceGraph": ["stem", "features", "pool", "logits"]}
+
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_takes_one_wrapped_step(name):
     kind = getattr(kd.losses, name)
     arguments = {"AlphaDivergence": {"alpha": 0.5}}.get(name, {})
     loss = kind(**arguments)
-    wiring = {} if kind.on_logits else {"teacher": "pool", "student": "pool", "connector": "auto"}
+    layers = SEVERAL_LAYERS.get(name, "pool")
+    wiring = {} if kind.on_logits else {"teacher": layers, "student": layers, "connector": "auto"}
     student = network("student")
     distiller = kd.Distiller(network("teacher", 5), student, kd.Term(loss, **wiring))
     label_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -95,7 +95,9 @@ def test_another_backend_is_told_to_use_tensorflow(monkeypatch):
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    "wrapper", [name for name, wrapper in WRAPPERS.items() if wrapper.several_processes]
+)
 def test_two_workers_equal_one_process(wrapper, tmp_path):
     ports = free_ports(2)
     alone = start([WORKER, wrapper, tmp_path / "alone.npz"])

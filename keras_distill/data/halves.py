@@ -20,7 +20,7 @@ from keras_distill.data.targets import Targets
 from keras_distill.data.targets import check_samples
 
 # The parts of `sample_seeds`: those of part 0 are the draws of `batches`.
-NEW, REPEATED, MIXED = 0, 1, 2
+NEW, REPEATED, MIXED, OTHER = 0, 1, 2, 3
 
 
 class Halves:
@@ -36,6 +36,7 @@ class Halves:
         class_count=None,
         class_weight=None,
         ids=False,
+        other_view=False,
     ):
         self.size = positive_integer("half_batch_size", half_batch_size)
         self.carry = instance("carry", carry, bool, "True or False")
@@ -49,6 +50,15 @@ class Halves:
         self.class_count = class_count
         self.class_weight = class_weight
         self.ids = ids
+        self.other_view = instance("other_view", other_view, bool, "True or False")
+        if other_view and augment is None:
+            raise ValueError(
+                message(
+                    "`augment` with other_view=True, or both views would be the same image",
+                    "augment",
+                    augment,
+                )
+            )
 
     def steps(self, sample_count):
         """The steps of an epoch; raises where there are none."""
@@ -142,6 +152,8 @@ class ArraySource:
             )
             seeds = tf.concat([seeds, self._seeds(epoch, new[:-1], REPEATED)], axis=0)
             parts["seeds"] = tf.stack([seeds, self._seeds(epoch, new, NEW)], axis=1)
+            if self.halves.other_view:
+                parts["other_seeds"] = self._seeds(epoch, new, OTHER)
         if self.halves.mix is not None:
             seeds = self._seeds(epoch, new[:, :1], MIXED)
             before = tf.where(follows, epoch - 1, epoch)
@@ -186,10 +198,12 @@ class ArraySource:
             rows = slice(half * size, (half + 1) * size)
             own, x, y, w = tf.nest.map_structure(lambda part, rows=rows: part[rows], sample)
             seeds = {"seeds": [step["seeds"][half]]} if "seeds" in step else {}
+            if half == 1 and self.halves.other_view:
+                seeds["seeds"].append(step["other_seeds"])
             if "mix_seeds" in step:
                 seeds["mix_seed"] = step["mix_seeds"][half]
-            (x,), y = self.halves.make(own, [x], y, **seeds)
-            made.append((x, y, w))
+            views, y = self.halves.make(own, [x] * len(seeds.get("seeds", [x])), y, **seeds)
+            made.append((views[0] if len(views) == 1 else tuple(views), y, w))
         (x_last, y_last, w_last), new = made
         w_last = tf.nest.map_structure(lambda w: tf.where(step["absent"], 0.0, w), w_last)
         return tuple(zip((x_last, y_last, w_last), new))
@@ -229,27 +243,29 @@ class SampleSource:
     def elements(self, stream):
         """The elements of a data set of halves."""
         stream = _mapped(stream, self._twice)
-        _, (_, again), y, weight = stream.element_spec
+        _, (_, again, *_), y, weight = stream.element_spec
         return stream.scan(_zeros((again, y, weight)), self._pair)
 
     def _twice(self, epoch, follows, indices, sample):
-        """A half at its first appearance and at its second."""
+        """A half at its first appearance and at its second, and perhaps its other view."""
         x, y, *weight = sample
         x = keras.tree.map_structure(as_float, x) if self.as_images else x
         seed = self.halves.seed
-        seeds = [sample_seeds(seed, epoch, indices, part) for part in (NEW, REPEATED)]
+        parts = (NEW, REPEATED, OTHER) if self.halves.other_view else (NEW, REPEATED)
+        seeds = [sample_seeds(seed, epoch, indices, part) for part in parts]
         mix_seed = sample_seeds(seed, epoch, indices[:1], MIXED)[0]
-        views, labels = self.halves.make(indices, [x, x], y, seeds, mix_seed)
+        views, labels = self.halves.make(indices, [x] * len(parts), y, seeds, mix_seed)
         return follows, tuple(views), labels, self.halves.weights(y, *weight)
 
     @staticmethod
     def _pair(last, half):
         import tensorflow as tf
 
-        follows, (new, again), y, weight = half
+        follows, (new, again, *other), y, weight = half
         absent = new, y, tf.nest.map_structure(tf.zeros_like, weight)
         repeated = tf.cond(follows, lambda: last, lambda: absent)
-        return (again, y, weight), tuple(zip(repeated, (new, y, weight)))
+        own = (new, *other) if other else new
+        return (again, y, weight), tuple(zip(repeated, (own, y, weight)))
 
 
 def _mapped(dataset, function):

@@ -24,6 +24,7 @@ def overlap_batches(
     class_count=None,
     class_weight=None,
     ids=False,
+    other_view=False,
 ):
     """Batches whose first half was the second half of the batch before.
 
@@ -75,6 +76,8 @@ def overlap_batches(
         class_weight: A dict of class to weight, multiplied with the weights (before mixing).
             Keras itself takes none for such elements.
         ids: Whether `y` is `Targets(labels=..., ids=...)`, ids the index of the sample.
+        other_view: Whether `x_new` is `(x_new, x_other)`, with another augmentation of the same
+            images, for a `DLBModel` with a `distortion_weight` (DDGSD beside DLB).
 
     Returns:
         A `tf.data.Dataset` of known cardinality, `(epochs - start_epoch) * steps`.
@@ -91,7 +94,9 @@ def overlap_batches(
     """
     import tensorflow as tf
 
-    halves = Halves(half_batch_size, augment, carry, seed, mix, class_count, class_weight, ids)
+    halves = Halves(
+        half_batch_size, augment, carry, seed, mix, class_count, class_weight, ids, other_view
+    )
     check_pipeline(epochs, start_epoch, None, halves.seed)
     source = SampleSource if hasattr(dataset, "element_spec") else ArraySource
     source = source(halves, dataset, shuffle, as_images=True)
@@ -112,8 +117,8 @@ def overlap_epoch(arrays, half_batch_size, current, shuffle=True, **settings):
         half_batch_size, shuffle: As in `overlap_batches`.
         current: A function without arguments that gives `(epoch, whether it is the first)` when
             the data set is read.
-        **settings: `augment`, `carry`, `seed`, `mix`, `class_count`, `class_weight` of
-            `overlap_batches`.
+        **settings: `augment`, `carry`, `seed`, `mix`, `class_count`, `class_weight`,
+            `other_view` of `overlap_batches`.
 
     Returns:
         A `tf.data.Dataset` whose cardinality is the steps of an epoch.

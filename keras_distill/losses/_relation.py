@@ -125,20 +125,36 @@ def for_each_sample(value, student):
 def magnitude(x):
     """The largest magnitude in `x` as a constant, 1 where that is 0.
 
-    Losses that no scale changes divide by it, so that powers of features stay in range.
+    What no scale changes is divided by it, so that its squares stay in range.
     """
     largest = ops.stop_gradient(ops.max(ops.abs(x)))
     return ops.where(largest > 0, largest, ops.ones_like(largest))
 
 
-def centered(x, axis=0):
-    """`x` less its mean along an axis: exactly 0 where it is constant, and without an offset.
+def center_of(x, axis=0):
+    """The mean along an axis, a constant, of which what is constant differs by exactly 0.
 
-    The first entry is taken off first, so that the mean is of differences.
+    The first entry is taken off first, so that the mean is of differences. It is for losses that
+    no shift changes, whose gradient by the mean is 0.
     """
+    x = ops.stop_gradient(x)
     first = ops.take(x, ops.zeros((1,), "int32"), axis=axis)
-    x = x - ops.stop_gradient(first)
-    return x - ops.mean(x, axis=axis, keepdims=True)
+    return first + ops.mean(x - first, axis=axis, keepdims=True)
+
+
+def products(x, everyone):
+    """`x everyone^T`; of one tensor with itself, half the work of the general gradient."""
+    return _gram(x) if x is everyone else ops.matmul(x, ops.transpose(everyone))
+
+
+@ops.custom_gradient
+def _gram(x):
+    def gradient(*args, upstream=None):
+        if upstream is None:
+            (upstream,) = args
+        return ops.matmul(upstream + ops.transpose(upstream), x)
+
+    return ops.matmul(x, ops.transpose(x)), gradient
 
 
 def squared_distances(x, everyone):
@@ -147,12 +163,14 @@ def squared_distances(x, everyone):
     From products of the centred rows: an absolute error near 1e-7 of the largest, so that
     duplicates are not exactly 0 apart.
     """
-    first = ops.stop_gradient(everyone[:1])
-    center = first + ops.stop_gradient(ops.mean(everyone - first, axis=0, keepdims=True))
-    x, everyone = x - center, everyone - center
-    products = ops.matmul(x, ops.transpose(everyone))
-    squares = [ops.sum(ops.square(rows), axis=-1) for rows in (x, everyone)]
-    return ops.maximum(squares[0][:, None] + squares[1][None, :] - 2.0 * products, 0.0)
+    center = center_of(everyone)
+    alike = x is everyone
+    x = x - center
+    everyone = x if alike else everyone - center
+    of_rows = ops.sum(ops.square(x), axis=-1)
+    of_everyone = of_rows if alike else ops.sum(ops.square(everyone), axis=-1)
+    squares = of_rows[:, None] + of_everyone[None, :] - 2.0 * products(x, everyone)
+    return ops.maximum(squares, 0.0)
 
 
 def huber(difference):

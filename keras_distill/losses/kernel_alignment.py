@@ -78,10 +78,10 @@ def kernel_alignment(
 
 
 def _kernel_matrix(x, kernel, bandwidth):
-    x = _relation.centered(x)
-    x = x / _relation.magnitude(x)
     if kernel == "linear":
-        return ops.matmul(x, ops.transpose(x))
+        x = x - _relation.center_of(x)
+        products = _relation.products(x, x)
+        return products / _relation.magnitude(products)
     squares = _relation.squared_distances(x, x)
     median = ops.stop_gradient(ops.median(squares))
     # Most of the batch being duplicates, the median is 0: the mean stands in.
@@ -92,7 +92,8 @@ def _kernel_matrix(x, kernel, bandwidth):
 
 def _centered(matrix):
     """`H K H`: rows and columns of mean 0."""
-    return _relation.centered(_relation.centered(matrix, axis=0), axis=1)
+    matrix = matrix - _relation.center_of(matrix, axis=0)
+    return matrix - _relation.center_of(matrix, axis=1)
 
 
 def _u_centered(matrix):

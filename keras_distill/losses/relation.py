@@ -93,7 +93,7 @@ def probabilistic_transfer(
 def _similarity(x, gather):
     """`(own, everyone)`: cosines moved to 0..1, of this replica's samples with all."""
     unit = l2_normalize(x, added=PKT_EPSILON)
-    cosines = ops.matmul(unit, ops.transpose(_relation.from_all_replicas(unit, gather)))
+    cosines = _relation.products(unit, _relation.from_all_replicas(unit, gather))
     return ops.maximum(0.5 * (cosines + 1.0), 0.0)
 
 
@@ -185,7 +185,7 @@ def correlation_congruence(
 
     def relations(x):
         unit = l2_normalize(x)
-        cosines = ops.matmul(unit, ops.transpose(_relation.from_all_replicas(unit, gather)))
+        cosines = _relation.products(unit, _relation.from_all_replicas(unit, gather))
         if kernel == "bilinear":
             return cosines
         # Horner's rule on sum_p (2 gamma)^p / p! cosines^p.
@@ -235,9 +235,8 @@ def similarity_preserving(teacher_features, student_features, gather=False):
     teacher, student = _relation.paired_samples(teacher_features, student_features)
 
     def relations(x):
-        everyone = _relation.from_all_replicas(x, gather)
-        scale = _relation.magnitude(everyone)
-        return l2_normalize(ops.matmul(x / scale, ops.transpose(everyone / scale)))
+        products = _relation.products(x, _relation.from_all_replicas(x, gather))
+        return l2_normalize(products / _relation.magnitude(products))
 
     return ops.mean(ops.square(relations(student) - relations(teacher)), axis=-1)
 

@@ -78,8 +78,8 @@ def _dissimilarities(x, distance):
         return _anchors.pairwise_distances(x, x)
     if distance == "squared":
         return _relation.squared_distances(x, x)
-    unit = l2_normalize(_relation.centered(x, axis=1) if distance == "correlation" else x)
-    return 1.0 - ops.matmul(unit, ops.transpose(unit))
+    unit = l2_normalize(x - _relation.center_of(x, axis=1) if distance == "correlation" else x)
+    return 1.0 - _relation.products(unit, unit)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -15,7 +15,9 @@ from keras_distill.models import last_batch
 from keras_distill.models.base import Outputs
 from keras_distill.models.base import as_targets
 from keras_distill.models.paired import PairedStudent
+from keras_distill.models.paired import serialized
 from keras_distill.models.wiring import shapes_of_inputs
+from keras_distill.schedules import number_or_schedule
 
 ELEMENT = "((x_last, x_new), (y_last, y_new), (w_last, w_new))"
 MAKE_ONE = "Make the data set with keras_distill.data.overlap_batches(...), or fit on arrays."
@@ -51,11 +53,16 @@ class DLBModel(PairedStudent):
         fused_forward: Whether both halves go through the student in one forward, the paper's
             batch. False runs two as the official code does, the new half first: batch
             statistics are those of each half, and their averages move twice a step.
+        distortion_weight: `None`, or the factor of DDGSD's two KL terms between two views of
+            the new half, a number or a schedule: `T^2 (KL(b || a) + KL(a || b))`, each target
+            a constant. Elements are then `((x_last, (x_new, x_other)), ...)`, see `other_view`
+            of `overlap_batches`; the label loss is the mean over all three, and DLB keeps to
+            the first view.
         student_from_logits: Whether the student returns logits, where its graph does not tell.
         name: Name of the wrapper.
 
-    Logs: `loss`, `label_loss` (both halves), `last_batch_loss` (the KL term with T^2), and
-    metrics on the new half.
+    Logs: `loss`, `label_loss` (all that is forwarded), `last_batch_loss` (the KL term with
+    T^2), `distortion_loss` where asked for, and metrics on the new half.
 
     Example:
     ```python
@@ -69,6 +76,7 @@ class DLBModel(PairedStudent):
         Meta-knowledge-Lab/DLB: the loss, accuracy on the new half.
         Deviation: with two forwards an absent half is forwarded too, a copy of the new one, so
         that the first step moves the averages twice.
+        Deviation: `distortion_weight` has no term on features; neither paper combines the two.
     """
 
     pair_source = "keras_distill.data.overlap_batches"
@@ -81,20 +89,25 @@ class DLBModel(PairedStudent):
         temperature=3.0,
         weight=1.0,
         fused_forward=True,
+        distortion_weight=None,
         student_from_logits=None,
         name="dlb_model",
         **kwargs,
     ):
+        compares_views = distortion_weight is not None
         super().__init__(
             student,
             temperature,
             weight,
-            term_names=["last_batch_loss"],
+            term_names=["last_batch_loss", "distortion_loss"][: 1 + compares_views],
             student_from_logits=student_from_logits,
             name=name,
             **kwargs,
         )
         self.fused_forward = _checks.instance("fused_forward", fused_forward, bool, "True or False")
+        if compares_views:
+            distortion_weight = number_or_schedule("distortion_weight", distortion_weight)
+        self.distortion_weight = distortion_weight
 
     # Forward.
 
@@ -103,26 +116,54 @@ class DLBModel(PairedStudent):
             student = self._student_network(self.own_inputs(inputs), training=False)
             return Outputs(student.prediction, None)
         last, new = self.pair(inputs, training)
+        new, *other = self._views_of_new(new)
         if self._cache is None:
             raise ValueError(
                 "Expected `fit` or `train_on_batch` to run the training forward, for they make "
                 f"the cache. Received: a call of {type(self).__name__} with training=True."
             )
         if self.fused_forward:
-            both = self._student_network(last_batch.joined(last, new), training=True)
-            prediction, logits = both.prediction, self.logits(both)
+            joined = last_batch.joined(last, new, *other)
+            outputs = self._student_network(joined, training=True)
+            prediction, logits = outputs.prediction, self.logits(outputs)
             rows = ops.shape(keras.tree.flatten(last)[0])[0]
-            own = last_batch.rows_of(prediction, rows, None)
-            last_logits = last_batch.rows_of(logits, 0, rows)
-            new_logits = last_batch.rows_of(logits, rows, None)
+            own = last_batch.rows_of(prediction, rows, 2 * rows)
+            last_logits, new_logits, *other_logits = (
+                last_batch.rows_of(logits, part * rows, (part + 1) * rows)
+                for part in range(2 + len(other))
+            )
         else:
             first = self._student_network(new, training=True)
             again = self._student_network(last, training=True)
+            others = [self._student_network(view, training=True) for view in other]
             own = first.prediction
-            prediction = last_batch.joined(again.prediction, own)
-            last_logits, new_logits = self.logits(again), self.logits(first)
-        cached, is_cached = self._cache.exchange(new_logits)
-        return Outputs(own, last_batch.Halves(prediction, last_logits, cached, is_cached))
+            prediction = last_batch.joined(*(part.prediction for part in (again, first, *others)))
+            last_logits, new_logits, *other_logits = (
+                self.logits(part) for part in (again, first, *others)
+            )
+        halves = last_batch.Halves(
+            prediction,
+            last_logits,
+            *self._cache.exchange(new_logits),
+            new_logits,
+            other_logits[0] if other else None,
+        )
+        return Outputs(own, halves)
+
+    def _views_of_new(self, new):
+        """The views of a new half: `(x_new,)`, or `(x_new, x_other)` where DDGSD asks for it."""
+        views = self.views(new)
+        if len(views) != (1 if self.distortion_weight is None else 2):
+            raise ValueError(
+                f"Expected {'one view' if self.distortion_weight is None else 'two views'} of "
+                f"the new half for distortion_weight={self.distortion_weight}. Received: "
+                f"{len(views)}. Make the data set with keras_distill.data.overlap_batches(..., "
+                f"other_view={self.distortion_weight is not None})."
+            )
+        return views
+
+    def own_inputs(self, inputs):
+        return self.views(super().own_inputs(inputs))[0]
 
     # Loss and metrics.
 
@@ -137,15 +178,26 @@ class DLBModel(PairedStudent):
         if outputs.terms is None:
             return super().training_label_loss(labels, outputs, sample_weight)
         if labels is not None:
-            labels = last_batch.joined(*(as_targets(half).labels for half in labels))
-        weights = None if sample_weight is None else last_batch.joined(*sample_weight)
+            labels = self._as_forwarded([as_targets(half).labels for half in labels])
+        weights = None if sample_weight is None else self._as_forwarded(sample_weight)
         return self.label_loss(labels, outputs.terms.prediction, weights)
 
     def term_values(self, outputs, targets, sample_weight):
         halves = outputs.terms
         weights = None if sample_weight is None else sample_weight[0]
         value = self.soft_term(halves.cached, halves.last_logits, weights)
-        return [("last_batch_loss", value, self._current(self.weight))]
+        values = [("last_batch_loss", value, self._current(self.weight))]
+        if halves.other_logits is not None:
+            weights = None if sample_weight is None else sample_weight[self.own_view]
+            value = self.soft_term(halves.other_logits, halves.new_logits, weights)
+            value = value + self.soft_term(halves.new_logits, halves.other_logits, weights)
+            values.append(("distortion_loss", value, self._current(self.distortion_weight)))
+        return values
+
+    def _as_forwarded(self, halves):
+        """What belongs to the halves, for each row that was forwarded."""
+        last, new = halves
+        return last_batch.joined(last, new, *([] if self.distortion_weight is None else [new]))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y, sample_weight = self._of_the_new_half(x, y, sample_weight)
@@ -183,6 +235,7 @@ class DLBModel(PairedStudent):
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         given.pop("self")
         options = {"augment": augment, "mix": mix, "carry": carry, "seed": seed}
+        views = self.distortion_weight is not None
         if hasattr(x, "element_spec"):
             changed = {name for name in options if options[name] not in (None, True)}
             changed |= {"class_weight"} & {name for name in given if given[name] is not None}
@@ -192,7 +245,7 @@ class DLBModel(PairedStudent):
                     "data set. Give it to keras_distill.data.overlap_batches."
                 )
         else:
-            given = self._with_overlap(given, options)
+            given = self._with_overlap(given, {**options, "other_view": views})
         self._begin_stream(given["x"])
         return super().fit(**given)
 
@@ -267,6 +320,7 @@ class DLBModel(PairedStudent):
                 f"replica. Received: {type(strategy).__name__}. Use MirroredStrategy."
             )
         halves = self.views(shapes_of_inputs(dataset))
+        self._views_of_new(halves[self.own_view])
         rows = [keras.tree.flatten(half)[0].shape[0] for half in halves]
         replicas = getattr(strategy, "num_replicas_in_sync", 1)
         if rows[0] is None or rows[0] != rows[1] or rows[0] % replicas:
@@ -318,4 +372,8 @@ class DLBModel(PairedStudent):
         return [state for state in super()._seed_states if id(state) not in cached]
 
     def get_config(self):
-        return {**super().get_config(), "fused_forward": self.fused_forward}
+        return {
+            **super().get_config(),
+            "fused_forward": self.fused_forward,
+            "distortion_weight": serialized(self.distortion_weight),
+        }

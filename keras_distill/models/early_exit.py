@@ -49,8 +49,9 @@ class EarlyExit:
 
     Reference:
         Zhang et al., 2019, https://arxiv.org/abs/1905.08094, which takes any one exit at
-        inference. Deviation: the choice by confidence, sample by sample, is BranchyNet's
-        (Teerapittayanon et al., 2016), which compares the entropy.
+        inference.
+        Deviation: the choice sample by sample is BranchyNet's (Teerapittayanon et al., 2016),
+        which compares the entropy where this compares the confidence.
     """
 
     def __init__(self, sections, threshold, head, whole):

@@ -15,16 +15,20 @@ class Halves(NamedTuple):
     """What a training forward of both halves gives.
 
     Attributes:
-        prediction: The outputs for both halves, the repeated one first.
+        prediction: The outputs for all that was forwarded, the repeated half first.
         last_logits: The logits for the repeated half, one tensor an output.
         cached: The logits that the step before gave for the same samples.
         is_cached: Whether there was a step before.
+        new_logits: The logits for the new half.
+        other_logits: Those for its other view; `None` where there is none.
     """
 
     prediction: Any
     last_logits: Any
     cached: Any
     is_cached: Any
+    new_logits: Any = None
+    other_logits: Any = None
 
 
 class LogitCache:
@@ -117,17 +121,17 @@ class Clock(keras.callbacks.Callback):
         return [self, *keras.tree.flatten(callbacks if callbacks is not None else [])]
 
 
-def joined(first, second):
-    """Two structures of tensors as one, row below row, Keras's masks kept."""
+def joined(*structures):
+    """Several structures of tensors as one, row below row, Keras's masks kept."""
 
-    def concatenated(a, b):
-        both = ops.concatenate([a, b], axis=0)
-        masks = [_keras.get_keras_mask(part) for part in (a, b)]
+    def concatenated(*parts):
+        rows = ops.concatenate(parts, axis=0)
+        masks = [_keras.get_keras_mask(part) for part in parts]
         if all(mask is not None for mask in masks):
-            _keras.set_keras_mask(both, ops.concatenate(masks, axis=0))
-        return both
+            _keras.set_keras_mask(rows, ops.concatenate(masks, axis=0))
+        return rows
 
-    return keras.tree.map_structure(concatenated, first, second)
+    return keras.tree.map_structure(concatenated, *structures)
 
 
 def rows_of(structure, start, stop):

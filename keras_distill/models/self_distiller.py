@@ -64,7 +64,7 @@ class SelfDistiller(StudentModel):
         preset: `None`, or "journal" for the choices of the journal version's code:
             `feature_loss="l2norm"`, `scale_t2=False`, `soft_loss="cross_entropy"`,
             `adapt=True`, `attention=True`, and `feature_exits` without the deepest of `exits`.
-            What is given beside it holds.
+            Of these all but `feature_loss` can be given otherwise beside it.
         scale_t2: Whether the soft term has the factor T^2. Defaults to `True`.
         soft_loss: "kl" (the default), or "cross_entropy", which has the same gradient and a
             larger value.

@@ -12,10 +12,12 @@ from tests.oracles import finite_differences
 from tests.oracles import relation as oracles
 
 # (batch, teacher's size, student's size); 9 samples are more than the chunks of anchors.
-SHAPES = [(5, 6, 3), (4, 2, 6)]
-MAPS = [(4, (2, 2, 2), (2, 2, 2))]
+SHAPES = [(5, 6, 6)]
+GRADIENT_SHAPES = [(5, 6, 6)]
+MAPS = [(5, (2, 3, 1), (2, 3, 1))]
 if numerics.BACKEND == "tensorflow":  # JAX compiles each operation for each shape.
-    SHAPES += [(5, 4, 4), (9, 3, 5)]
+    SHAPES += [(4, 2, 6), (5, 6, 3), (9, 3, 5)]
+    GRADIENT_SHAPES += [(5, 6, 3), (9, 3, 5)]
     MAPS += [(4, (4, 4, 2), (2, 2, 3)), (5, (8, 3, 1), (5, 2, 2)), (4, (3, 2), 5)]
 TAKES_MAPS = [case for case in CASES if case.takes_maps]
 ONE_SAMPLE = [case for case in CASES if case.least_batch == 1]
@@ -50,7 +52,7 @@ def test_value_is_the_equations(case, shape):
         assert len(set(values)) == 1
 
 
-@pytest.mark.parametrize("shape", SHAPES[:1] + SHAPES[3:], ids=str)
+@pytest.mark.parametrize("shape", GRADIENT_SHAPES, ids=str)
 @pytest.mark.parametrize("case", each())
 def test_gradient_is_the_equations(case, shape):
     teacher, student = data(*fit(case, shape), seed=1)
@@ -82,7 +84,7 @@ def test_teacher_gets_no_gradient(case):
 
 @pytest.mark.parametrize("case", each())
 def test_equal_teacher_and_student(case):
-    teacher, _ = data(9, dtype="float32")
+    teacher, _ = data(5, dtype="float32")
     values = numerics.to_numpy(case.call(teacher, teacher))
     if case.at_equal is None:
         assert values.mean() > 0.01
@@ -94,11 +96,11 @@ def test_equal_teacher_and_student(case):
 
 
 def degenerate():
-    """`name -> (batch, 6)` features: each is some loss's 0 / 0."""
+    """`name -> (5, 6)` features: each is some loss's 0 / 0."""
     rng = np.random.default_rng(5)
-    plain = rng.standard_normal((6, 6)).astype("float32")
+    plain = rng.standard_normal((5, 6)).astype("float32")
     duplicates, zero_rows, flat_rows = plain.copy(), plain.copy(), plain.copy()
-    duplicates[3:5] = duplicates[0]
+    duplicates[3:] = duplicates[0]
     zero_rows[1:3] = 0.0
     flat_rows[2], flat_rows[4] = 0.1, 2.3
     return {
@@ -107,7 +109,7 @@ def degenerate():
         "rows of zeros": zero_rows,
         "constant rows": flat_rows,
         "constant": np.full_like(plain, 0.1),
-        "all equal": np.repeat(plain[:1], 6, axis=0),
+        "all equal": np.repeat(plain[:1], 5, axis=0),
         "zeros": np.zeros_like(plain),
     }
 
@@ -156,9 +158,9 @@ def test_batches_too_small_for_the_statistic_are_an_error(case):
 @pytest.mark.parametrize("case", each([case for case in CASES if "shift" in case.invariant]))
 def test_far_from_the_origin(case):
     """Offsets of 1e3, in float32: within 1e-4 of float64 on the same numbers."""
-    teacher, student = data(9, 8, 8, seed=3)
+    teacher, student = data(5, seed=3)
     teacher, student = (x.astype("float32") for x in (teacher + 1e3, student - 1e3))
-    student[4] = student[7]
+    student[2] = student[4]
     values = numerics.to_numpy(case.call(teacher, student))
     expected = case.expected(teacher.astype("float64"), student.astype("float64"))
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
@@ -238,7 +240,7 @@ def test_similarity_preserving_by_hand():
     root = np.sqrt(0.5)
     by_hand = ((root - 1.0) ** 2 + root**2) / 2
     values = numerics.values(losses.similarity_preserving, teacher, student)
-    np.testing.assert_allclose(values, by_hand, rtol=1e-9)
+    np.testing.assert_allclose(values, by_hand, rtol=max(1e-9, numerics.RTOL))
 
 
 def test_representational_similarity_is_numpys_correlation():

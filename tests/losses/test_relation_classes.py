@@ -6,8 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+import keras_distill as kd
 from keras_distill import losses
 from keras_distill.losses._relation import RelationLoss
+from tests.contract import network
+from tests.contract import samples
 from tests.losses import numerics
 from tests.losses.relation_cases import CASES
 from tests.losses.relation_cases import DISTINCT
@@ -121,6 +124,36 @@ def test_by_default_each_replica_relates_its_own_batch(case, two_replicas):
         for part in (slice(4), slice(4, 8))
     ]
     assert value == pytest.approx(np.mean(halves), rel=1e-4)
+
+
+@pytest.mark.tensorflow
+def test_gathered_terms_of_a_distiller_train_as_on_one_device(two_replicas):
+    """`fit` itself, with labels for the one that asks for them."""
+    import tensorflow as tf
+
+    def weights_after(strategy):
+        keras.utils.set_random_seed(3)
+        with strategy.scope():
+            terms = [
+                kd.Term(loss, "pool", "pool", weight=10.0)
+                for loss in (
+                    losses.ProbabilisticTransfer(supervised_weight=0.5, gather=True),
+                    losses.RelationalAngle(gather=True),
+                    losses.KernelAlignment(gather=True),
+                )
+            ]
+            teacher = network("teacher", 5, batch_norm=False)
+            model = kd.Distiller(teacher, network("student", batch_norm=False), terms)
+            model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        before = [v.numpy() for v in model.student.trainable_variables]
+        model.fit(*samples(24), batch_size=8, epochs=1, shuffle=False, verbose=0)
+        return before, [v.numpy() for v in model.student.trainable_variables]
+
+    before, alone = weights_after(tf.distribute.get_strategy())
+    _, together = weights_after(two_replicas)
+    for start, one, both in zip(before, alone, together):
+        assert np.abs(one - start).max() > 1e-4
+        np.testing.assert_allclose(both, one, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", each())

@@ -13,6 +13,8 @@ from tests.losses.relation_cases import data
 from tests.losses.relation_cases import each
 from tests.losses.relation_cases import labels_for
 
+EXAMPLES = 5 if numerics.BACKEND == "tensorflow" else 2  # JAX runs each operation by itself.
+
 TRANSFORMS = [
     pytest.param(case, kind, id=f"{case}-{kind}".replace(" ", "-"))
     for case in CASES
@@ -25,7 +27,7 @@ def rotation(size, seed):
 
 
 @pytest.mark.parametrize("case, kind", TRANSFORMS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**16), scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
 def test_invariances(case, kind, seed, scale, shift):
     """What changes nothing: of the student alone, in the spec's table."""
@@ -47,7 +49,7 @@ def test_invariances(case, kind, seed, scale, shift):
 
 
 @pytest.mark.parametrize("case", each())
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_the_order_of_the_batch_does_not_matter(case, seed):
     teacher, student = data(6, seed=seed)
@@ -66,10 +68,10 @@ def test_the_order_of_the_batch_does_not_matter(case, seed):
 
 
 @pytest.mark.parametrize("case", each())
-@settings(max_examples=5, deadline=None)
-@given(seed=st.integers(0, 2**16), batch=st.integers(4, 7))
-def test_equal_features_are_the_least(case, seed, batch):
-    teacher, student = data(batch, 5, 5, seed=seed)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_equal_features_are_the_least(case, seed):
+    teacher, student = data(6, 5, 5, seed=seed)
     values = numerics.values(case.call, teacher, student)
     equal = numerics.values(case.call, teacher, teacher)
     if case.at_equal is not None:

@@ -206,3 +206,64 @@ def test_bad_input_is_one_clear_line():
         compiled().fit(short, shuffle=False, verbose=0)
     with pytest.raises(ValueError, match="steps_per_epoch"):
         compiled().fit((part for part in [x]), verbose=0)
+
+
+def softened(logits, temperature=1.0):
+    shifted = logits / temperature - (logits / temperature).max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def divergence(target, own, temperature):
+    p, q = softened(target, temperature), softened(own, temperature)
+    return temperature**2 * (np.exp(p) * (p - q)).sum(-1).mean()
+
+
+def shifted_by_seed(x, seeds):
+    return x + kd.data.random_uniform(seeds, x.shape[-1])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("as_samples", [True, False])
+def test_ddgsd_beside_dlb_compares_two_views_of_the_new_half(as_samples, fused):
+    import tensorflow as tf
+
+    arrays = nets.vectors(12), nets.class_ids(12)
+    source = tf.data.Dataset.from_tensor_slices(arrays) if as_samples else arrays
+    data = kd.data.overlap_batches(source, 4, shifted_by_seed, seed=5, other_view=True)
+    model = compiled(rate=0.0, fused_forward=fused, distortion_weight=0.5)
+    kernel, bias = (nets.array(v).astype("float64") for v in model.student.weights)
+    history = model.fit(data, shuffle=False, verbose=0).history
+    cached, found = None, []
+    for (last, (new, other)), (y_last, y_new), (w_last, _) in data.as_numpy_iterator():
+        assert np.abs(new - other).min() > 0
+        z_last, z_new, z_other = (x.astype("float64") @ kernel + bias for x in (last, new, other))
+        parts = [(z_new, y_new), (z_other, y_new)]
+        parts += [(z_last, y_last)] if w_last.any() else []
+        rows = [-softened(z)[range(4), y] for z, y in parts]
+        repeated = divergence(cached, z_last, 3.0) if w_last.any() else 0.0
+        views = divergence(z_other, z_new, 3.0) + divergence(z_new, z_other, 3.0)
+        label = np.concatenate(rows).mean()
+        found.append([label + repeated + 0.5 * views, label, repeated, views])
+        cached = z_new
+    names = ["loss", "label_loss", "last_batch_loss", "distortion_loss"]
+    expected = np.mean(found, axis=0)
+    np.testing.assert_allclose([history[n][0] for n in names], expected, rtol=1e-4)
+    assert expected[2] > 0.01 and expected[3] > 0.01
+
+
+def test_two_views_are_asked_for_by_model_and_data():
+    arrays = nets.vectors(12), nets.class_ids(12)
+    one = kd.data.overlap_batches(arrays, 4, shifted_by_seed, seed=5)
+    two = kd.data.overlap_batches(arrays, 4, shifted_by_seed, seed=5, other_view=True)
+    with pytest.raises(ValueError, match="one view of the new half"):
+        compiled().fit(two, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="two views of the new half"):
+        compiled(distortion_weight=1.0).fit(one, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="`augment` with other_view=True"):
+        kd.data.overlap_batches(arrays, 4, other_view=True)
+    loaded = kd.DLBModel.from_config(compiled(distortion_weight=0.5).get_config())
+    assert loaded.distortion_weight == 0.5
+    history = compiled(distortion_weight=1.0).fit(
+        *arrays, batch_size=8, augment=shifted_by_seed, seed=1, verbose=0
+    )
+    assert history.history["distortion_loss"][0] > 0

@@ -21,10 +21,12 @@ def main(wrapper, out):
     from tests.contract import WRAPPERS
     from tests.contract import samples
 
+    wrapper = WRAPPERS[wrapper]
     with strategy.scope():
-        model = WRAPPERS[wrapper].compiled(batch_norm=False)
-    x, y = WRAPPERS[wrapper].element(*samples(40))
-    history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+        model = wrapper.compiled(batch_norm=False)
+    x, y = wrapper.element(*samples(40))
+    arguments = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0, **wrapper.fit}
+    history = model.fit(x, y, **arguments).history
     logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
     weights = {str(i): v.numpy() for i, v in enumerate(model.trainable_variables)}
     np.savez(out, **weights)
