@@ -26,20 +26,23 @@ if [ -n "$$failed" ]; then echo 'The run on JAX failed: see its summary above.';
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format benchmark notebooks wheel check-wheel clean distclean
+.PHONY: help demo test test-fast test-learning lint format benchmark notebooks wheel check-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, compare, export to TF Lite
 	$(BIN)/keras-distill demo $(ARGS)
 
 test: $(READY)-test  ## Run the whole suite, and on JAX what runs there (35 minutes at most on 2 cores)
-	$(call BOTH_BACKENDS,$(JAX_TESTS),not tensorflow,)
+	$(call BOTH_BACKENDS,$(JAX_TESTS),not tensorflow,-m "not learning")
 
 test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the losses alone
 	$(call BOTH_BACKENDS,$(JAX_TESTS_FAST),not tensorflow and not slow,-m "not slow")
+
+test-learning: $(READY)-test  ## Train every scheme on Fashion-MNIST in TFDS_DATA_DIR and hold it against the student alone
+	$(PYTEST) -m learning $(ARGS) tests/test_learning.py
 
 lint: $(READY)-dev  ## Check style and format
 	$(BIN)/ruff check .
