@@ -15,18 +15,19 @@ TEST_SETTINGS := TF_CPP_MIN_LOG_LEVEL=2 TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS
 PYTEST := $(TEST_SETTINGS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 JAX_TESTS = $(wildcard tests/losses tests/test_contract.py)
 JAX_TESTS_FAST = $(wildcard tests/losses)
+ON_JAX := KERAS_BACKEND=jax $(PYTEST)
 
 # $(call BOTH_BACKENDS,tests for JAX,marks for JAX,options of the main run): the run on JAX comes first,
 # so that the output ends with the main run's closing line; a failure of either is a failure.
 define BOTH_BACKENDS
 @failed=; \
-$(if $(1),echo '== On JAX'; KERAS_BACKEND=jax $(PYTEST) -m "$(2)" $(1) || failed=jax;) \
+$(if $(1),echo '== On JAX'; $(ON_JAX) -m "$(2)" $(1) || failed=jax;) \
 echo '== On TensorFlow'; $(PYTEST) $(3) $(ARGS) || exit 1; \
 if [ -n "$$failed" ]; then echo 'The run on JAX failed: see its summary above.'; exit 1; fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-learning lint format benchmark notebooks wheel check-wheel clean distclean
+.PHONY: help demo test test-fast test-jax test-learning lint format benchmark notebooks wheel check-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## Show the targets
@@ -35,11 +36,14 @@ help:  ## Show the targets
 demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, compare, export to TF Lite
 	$(BIN)/keras-distill demo $(ARGS)
 
-test: $(READY)-test  ## Run the whole suite, and on JAX what runs there (35 minutes at most on 2 cores)
-	$(call BOTH_BACKENDS,$(JAX_TESTS),not tensorflow,-m "not learning")
+test: $(READY)-test  ## Run the whole suite, and on JAX losses and wrappers (35 minutes at most on 2 cores)
+	$(call BOTH_BACKENDS,$(JAX_TESTS),not tensorflow and not slow,-m "not learning")
 
 test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the losses alone
 	$(call BOTH_BACKENDS,$(JAX_TESTS_FAST),not tensorflow and not slow,-m "not slow")
+
+test-jax: $(READY)-test  ## Run on JAX the slow tests that run there: all wrappers but the five of `make test`
+	$(ON_JAX) -m "slow and not tensorflow" $(ARGS) $(JAX_TESTS)
 
 test-learning: $(READY)-test  ## Train every scheme on Fashion-MNIST in TFDS_DATA_DIR and hold it against the student alone
 	$(PYTEST) -m learning $(ARGS) tests/test_learning.py

@@ -251,7 +251,9 @@ class DistillationModel(FrozenNetworks):
 
     @property
     def _steps_per_update(self):
-        return getattr(self.optimizer, "gradient_accumulation_steps", None) or 1
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer = getattr(optimizer, "optimizers", [optimizer])[0]
+        return optimizer.gradient_accumulation_steps or 1
 
     def _set_step_counter(self):
         if self._step_counter is not None and self.optimizer is not None:

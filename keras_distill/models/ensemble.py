@@ -265,16 +265,8 @@ class EnsembleTeacher(DistillationModel):
             **kwargs: As in `DistillationModel.compile`.
         """
         if self.objective == "independent" and optimizer is not None:
-            optimizer = self._per_member(optimizer)
+            optimizer = PerNetworkOptimizer.for_networks(optimizer, self.members)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
-
-    def _per_member(self, optimizer):
-        if isinstance(optimizer, (list, tuple)):
-            optimizer = PerNetworkOptimizer(optimizer)
-        elif not isinstance(optimizer, PerNetworkOptimizer):
-            optimizer = PerNetworkOptimizer.copies_of(optimizer, len(self.members))
-        optimizer.route([lambda m=member: m.trainable_variables for member in self.members])
-        return optimizer
 
     def check_data(self, x, y):
         super().check_data(x, y)

@@ -21,12 +21,10 @@ class FrozenNetworks(keras.Model):
         frozen_attributes: Attributes that hold frozen networks, left out of weights files.
         saved_attributes: Attributes that hold networks without a gradient that are state of
             the training (an average of the student): weights files hold them.
-        transient_attributes: Attributes that hold variables which no file holds.
     """
 
     frozen_attributes = ()
     saved_attributes = ()
-    transient_attributes = ()
     _hides_frozen = False
 
     @property
@@ -79,21 +77,14 @@ class FrozenNetworks(keras.Model):
         known = {id(variable) for variable in [*self.weights, *self.frozen_variables]}
         return [variable for variable in self.variables if id(variable) not in known]
 
-    @property
-    def _own_variables(self):
-        transient = {id(getattr(self, name, None)) for name in self.transient_attributes}
-        own = self._trainable_variables + self._non_trainable_variables
-        return [variable for variable in own if id(variable) not in transient]
-
     def save_own_variables(self, store):
-        for i, variable in enumerate(self._own_variables):
-            store[str(i)] = ops.convert_to_numpy(variable)
+        super().save_own_variables(store)
         for i, state in enumerate(self._seed_states):
             store[f"seed_{i}"] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store):
         # Own variables (a step counter on JAX) and seeds may be missing: another backend's file.
-        for i, variable in enumerate(self._own_variables):
+        for i, variable in enumerate(self._trainable_variables + self._non_trainable_variables):
             if str(i) in store.keys():
                 variable.assign(store[str(i)])
         for i, state in enumerate(self._seed_states):

@@ -211,11 +211,6 @@ class MutualLearner(DistillationModel):
             return super().train_step(*args)
         return cohort_step.train_step(self, *_keras.unpack_x_y_sample_weight(*args))
 
-    @property
-    def _steps_per_update(self):
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        return optimizer.optimizers[0].gradient_accumulation_steps or 1
-
     # Compilation and logs.
 
     def compile(

@@ -114,7 +114,11 @@ def degenerate():
     }
 
 
-@pytest.mark.parametrize("of_student", degenerate())
+# JAX has the same arithmetic and takes a minute for all of them.
+DEGENERATE = list(degenerate()) if numerics.BACKEND == "tensorflow" else ["duplicates", "zeros"]
+
+
+@pytest.mark.parametrize("of_student", DEGENERATE)
 @pytest.mark.parametrize("case", each())
 def test_degenerate_features(case, of_student):
     """Finite values and gradients, and the values of the equations in float64."""
