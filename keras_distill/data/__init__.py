@@ -3,7 +3,6 @@
 from keras_distill.data.augment import crop_and_flip
 from keras_distill.data.augment import random_uniform
 from keras_distill.data.batches import batches
-from keras_distill.data.batches import steps_per_epoch
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
 from keras_distill.data.mixing import keras_augment
@@ -11,6 +10,7 @@ from keras_distill.data.noise import NoisyImageData
 from keras_distill.data.noise import label_noise
 from keras_distill.data.overlap import overlap_batches
 from keras_distill.data.pairs import class_pairs
+from keras_distill.data.pipeline import steps_per_epoch
 from keras_distill.data.sources import load
 from keras_distill.data.targets import Targets
 from keras_distill.data.targets import with_ids

@@ -9,13 +9,16 @@ from keras_distill._checks import instance
 from keras_distill._checks import message
 from keras_distill._checks import positive_integer
 from keras_distill.data import mixing
-from keras_distill.data.batches import as_float
-from keras_distill.data.batches import check_class_weight
-from keras_distill.data.batches import check_pipeline
-from keras_distill.data.batches import class_weights
-from keras_distill.data.batches import epoch_order
-from keras_distill.data.batches import on_host
-from keras_distill.data.batches import sample_seeds
+from keras_distill.data.pipeline import as_float
+from keras_distill.data.pipeline import check_class_weight
+from keras_distill.data.pipeline import check_pipeline
+from keras_distill.data.pipeline import class_weights
+from keras_distill.data.pipeline import epoch_order
+from keras_distill.data.pipeline import epoch_samples
+from keras_distill.data.pipeline import map_in_order
+from keras_distill.data.pipeline import on_host
+from keras_distill.data.pipeline import sample_seeds
+from keras_distill.data.pipeline import samples_held
 from keras_distill.data.targets import Targets
 from keras_distill.data.targets import check_samples
 
@@ -183,7 +186,7 @@ class ArraySource:
 
     def elements(self, stream):
         """The elements of a data set of steps."""
-        return _mapped(stream, self._element)
+        return map_in_order(stream, self._element)
 
     def _element(self, step):
         import tensorflow as tf
@@ -222,27 +225,17 @@ class SampleSource:
         self.as_images = as_images
         count = check_samples(samples, "overlap_batches")
         self.steps = halves.steps(count)
-        self.held = count if shuffle is True else shuffle and positive_integer("shuffle", shuffle)
+        self.held = samples_held(shuffle, count)
 
     def halves_of(self, epoch, follows):
         """The halves of an epoch: (epoch, whether there is one before it, indices, samples)."""
-        import tensorflow as tf
-
-        own = self.samples.enumerate()
-        if self.held:
-            if not tf.executing_eagerly():
-                # `shuffle` mixes its seed with that of the graph, here this function's own.
-                tf.random.set_seed(1)
-            word = tf.random.stateless_uniform(
-                (), seed=[self.halves.seed, epoch], minval=None, maxval=None, dtype=tf.int64
-            )
-            own = own.shuffle(self.held, seed=word, reshuffle_each_iteration=False)
+        own = epoch_samples(self.samples, self.halves.seed, epoch, self.held)
         halves = own.batch(self.halves.size, drop_remainder=True).enumerate()
         return halves.map(lambda i, half: (epoch, (i > 0) | follows, *half))
 
     def elements(self, stream):
         """The elements of a data set of halves."""
-        stream = _mapped(stream, self._twice)
+        stream = map_in_order(stream, self._twice)
         _, (_, again, *_), y, weight = stream.element_spec
         return stream.scan(_zeros((again, y, weight)), self._pair)
 
@@ -266,12 +259,6 @@ class SampleSource:
         repeated = tf.cond(follows, lambda: last, lambda: absent)
         own = (new, *other) if other else new
         return (again, y, weight), tuple(zip(repeated, (own, y, weight)))
-
-
-def _mapped(dataset, function):
-    import tensorflow as tf
-
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _zeros(specs):

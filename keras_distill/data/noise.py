@@ -10,6 +10,7 @@ from keras_distill._checks import message
 from keras_distill._checks import one_of
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
+from keras_distill.data.pipeline import map_in_order
 from keras_distill.data.targets import Targets
 from keras_distill.data.targets import check_samples
 
@@ -158,9 +159,7 @@ def _noisy_dataset(dataset, class_count, **settings):
         targets["labels"] = tf.cast(noisy, targets.labels.dtype)
         return (x, targets, *weight)
 
-    noisy = dataset.enumerate().map(
-        add_noise, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    noisy = map_in_order(dataset.enumerate(), add_noise)
     return noisy.apply(tf.data.experimental.assert_cardinality(sample_count))
 
 

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from keras_distill.data.batches import check_pipeline
 from keras_distill.data.halves import ArraySource
 from keras_distill.data.halves import Halves
 from keras_distill.data.halves import SampleSource
+from keras_distill.data.pipeline import check_pipeline
 from keras_distill.data.targets import Targets
 
 

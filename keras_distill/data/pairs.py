@@ -7,17 +7,18 @@ import numpy as np
 from keras_distill._checks import instance
 from keras_distill._checks import message
 from keras_distill.data.augment import random_uniform
-from keras_distill.data.batches import as_float
-from keras_distill.data.batches import check_arrays
-from keras_distill.data.batches import check_class_weight
-from keras_distill.data.batches import check_pipeline
-from keras_distill.data.batches import class_weights
-from keras_distill.data.batches import index_batches
-from keras_distill.data.batches import map_in_order
-from keras_distill.data.batches import on_host
-from keras_distill.data.batches import sample_seeds
-from keras_distill.data.batches import take_images
+from keras_distill.data.pipeline import Order
+from keras_distill.data.pipeline import as_float
+from keras_distill.data.pipeline import check_arrays
+from keras_distill.data.pipeline import check_class_weight
+from keras_distill.data.pipeline import check_pipeline
+from keras_distill.data.pipeline import class_weights
+from keras_distill.data.pipeline import made_ahead
+from keras_distill.data.pipeline import on_host
+from keras_distill.data.pipeline import sample_seeds
+from keras_distill.data.pipeline import take_images
 from keras_distill.data.targets import Targets
+from keras_distill.data.targets import check_no_labels
 from keras_distill.data.targets import check_samples
 
 
@@ -81,15 +82,8 @@ def class_pairs(
     classes = _class_of_each(labels)
     members, first, place, size = _index_lists(classes)
     _warn_of_single_images(classes, size)
-    dataset = index_batches(
-        len(images),
-        batch_size,
-        epochs=epochs,
-        start_epoch=start_epoch,
-        shuffle=shuffle,
-        seed=seed,
-        drop_remainder=drop_remainder,
-    )
+    order = Order(batch_size, epochs, start_epoch, shuffle, seed, drop_remainder)
+    dataset = order.of_indices(len(images))
     images, labels, members, first, place, size = on_host(
         images, labels, members, first, place, size
     )
@@ -119,18 +113,14 @@ def class_pairs(
         element = (x, x_pair), Targets(labels=y, ids=indices, pair_ids=partners) if ids else y
         return element if class_weight is None else (*element, class_weights(y, class_weight))
 
-    return map_in_order(dataset, take)
+    return made_ahead(dataset, take)
 
 
 def _in_memory(images, labels):
     """Arrays as they are; a data set of single samples read through, once."""
     if not hasattr(images, "element_spec"):
         return images, labels
-    if labels is not None:
-        raise ValueError(
-            message("no `labels` beside a data set, which has its own", "labels", type(labels))
-            + " Pass None."
-        )
+    check_no_labels(labels)
     count = check_samples(images, "class_pairs")
     if count == 0 or len(images.element_spec) != 2 or isinstance(images.element_spec[1], dict):
         raise ValueError(

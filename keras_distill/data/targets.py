@@ -5,6 +5,7 @@ import keras
 from keras_distill import _keras
 from keras_distill._checks import instance
 from keras_distill._checks import message
+from keras_distill.data.pipeline import map_in_order
 
 
 class Targets(dict):
@@ -110,9 +111,7 @@ def with_ids(dataset):
         targets["ids"] = index
         return (x, targets, *weight)
 
-    with_index = dataset.enumerate().map(
-        add, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    with_index = map_in_order(dataset.enumerate(), add)
     return with_index.apply(tf.data.experimental.assert_cardinality(count))
 
 
@@ -148,6 +147,15 @@ def check_samples(dataset, caller):
             + f" Call `{caller}` before `batch`."
         )
     return count
+
+
+def check_no_labels(labels):
+    """Raises where a data set comes with labels beside it."""
+    if labels is not None:
+        raise ValueError(
+            message("no `labels` beside a data set, which has its own", "labels", type(labels))
+            + " Pass None."
+        )
 
 
 def _is_batched(spec):

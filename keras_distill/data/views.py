@@ -2,18 +2,17 @@
 
 from keras_distill._checks import instance
 from keras_distill._checks import message
-from keras_distill._checks import positive_integer
-from keras_distill.data.batches import as_float
-from keras_distill.data.batches import check_arrays
-from keras_distill.data.batches import check_class_weight
-from keras_distill.data.batches import check_pipeline
-from keras_distill.data.batches import class_weights
-from keras_distill.data.batches import full_steps
-from keras_distill.data.batches import index_batches
-from keras_distill.data.batches import map_in_order
-from keras_distill.data.batches import on_host
-from keras_distill.data.batches import sample_seeds
+from keras_distill.data.pipeline import Order
+from keras_distill.data.pipeline import as_float
+from keras_distill.data.pipeline import check_arrays
+from keras_distill.data.pipeline import check_class_weight
+from keras_distill.data.pipeline import check_pipeline
+from keras_distill.data.pipeline import class_weights
+from keras_distill.data.pipeline import made_ahead
+from keras_distill.data.pipeline import on_host
+from keras_distill.data.pipeline import sample_seeds
 from keras_distill.data.targets import Targets
+from keras_distill.data.targets import check_no_labels
 from keras_distill.data.targets import check_samples
 
 
@@ -76,10 +75,9 @@ def two_views(
             message("`augment` to be a function of (images, seeds)", "augment", augment)
             + " Two views of an image differ by it alone. For instance `kd.data.crop_and_flip()`."
         )
-    options = {"epochs": epochs, "start_epoch": start_epoch, "shuffle": shuffle, "seed": seed}
-    options["drop_remainder"] = drop_remainder
+    order = Order(batch_size, epochs, start_epoch, shuffle, seed, drop_remainder)
     source = _of_samples if hasattr(images, "element_spec") else _of_arrays
-    dataset, read = source(images, labels, batch_size, **options)
+    dataset, read = source(images, labels, order)
 
     def take(epoch, indices, *rest):
         import tensorflow as tf
@@ -96,14 +94,14 @@ def two_views(
             y = targets
         return (views, y, *weight)
 
-    return map_in_order(dataset, take)
+    return made_ahead(dataset, take)
 
 
-def _of_arrays(images, labels, batch_size, shuffle, **options):
+def _of_arrays(images, labels, order):
     """A data set of (epoch, indices), and a function of the indices that gives (x, y)."""
     images, labels = check_arrays(images, labels)
-    instance("shuffle", shuffle, bool, "True or False")
-    dataset = index_batches(len(images), batch_size, shuffle=shuffle, **options)
+    instance("shuffle", order.shuffle, bool, "True or False")
+    dataset = order.of_indices(len(images))
     images, labels = on_host(images, labels)
 
     def read(indices):
@@ -114,33 +112,8 @@ def _of_arrays(images, labels, batch_size, shuffle, **options):
     return dataset, read
 
 
-def _of_samples(samples, labels, batch_size, epochs, start_epoch, shuffle, seed, drop_remainder):
+def _of_samples(samples, labels, order):
     """A data set of (epoch, indices, x, y, ...), and a function that gives (x, y, ...) of it."""
-    import tensorflow as tf
-
-    if labels is not None:
-        raise ValueError(
-            message("no `labels` beside a data set, which has its own", "labels", type(labels))
-            + " Pass None."
-        )
+    check_no_labels(labels)
     count = check_samples(samples, "two_views")
-    steps = full_steps(count, batch_size, drop_remainder)
-    held = count if shuffle is True else shuffle and positive_integer("shuffle", shuffle)
-
-    def epoch_batches(epoch):
-        own = samples.enumerate()
-        if held:
-            if not tf.executing_eagerly():
-                # `shuffle` mixes its seed with that of the graph, here this function's own.
-                tf.random.set_seed(1)
-            word = tf.random.stateless_uniform(
-                (), seed=[seed, epoch], minval=None, maxval=None, dtype=tf.int64
-            )
-            own = own.shuffle(held, seed=word, reshuffle_each_iteration=False)
-        own = own.batch(batch_size, drop_remainder=drop_remainder)
-        return own.map(lambda indices, element: (epoch, indices, *element))
-
-    dataset = tf.data.Dataset.range(start_epoch, epochs).flat_map(epoch_batches)
-    total = (epochs - start_epoch) * steps
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(total))
-    return dataset, lambda indices, *element: element
+    return order.of_samples(samples, count), lambda indices, *element: element
