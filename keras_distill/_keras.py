@@ -138,3 +138,23 @@ class _Unlocked:
     def __exit__(self, *error):
         if self.layer.built:
             self.layer._lock_state()
+
+
+def serialized(value):
+    """Schedules, layers and functions as their configs; numbers, text and `None` as they are."""
+    if isinstance(value, (list, tuple)):
+        return [serialized(part) for part in value]
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
+
+
+def deserialized(value):
+    """The reverse of `serialized`."""
+    if isinstance(value, (list, tuple)):
+        return [deserialized(part) for part in value]
+    return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
+
+
+def arguments_of(config, custom_objects=None):
+    """The arguments of a constructor from a config whose values are `serialized`."""
+    with keras.saving.custom_object_scope(custom_objects or {}):
+        return {name: deserialized(value) for name, value in config.items()}

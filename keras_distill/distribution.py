@@ -106,11 +106,21 @@ def sum_over_replicas(value):
 
     Its gradient is that of the sum.
     """
+    context = replica_context()
+    return value if context is None else context.all_reduce("SUM", value)
+
+
+def of_all_replicas(value):
+    """The rows of a tensor of all replicas, one after another; the tensor itself on one device."""
+    context = replica_context()
+    return value if context is None else context.all_gather(value, axis=0)
+
+
+def replica_context():
+    """The `tf.distribute.ReplicaContext` of a strategy of several replicas, or `None`."""
     if not is_tensorflow():
-        return value
+        return None
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    return context if context is not None and context.num_replicas_in_sync > 1 else None

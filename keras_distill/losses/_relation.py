@@ -1,9 +1,9 @@
 """What the relation losses share: how they read features, see replicas, centre and compare."""
 
-import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill import distribution
 from keras_distill._ops import flatten_samples
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
@@ -92,29 +92,18 @@ def from_all_replicas(x, gather):
     strategy there is nothing to gather: on JAX, Keras's distributions compute on the global
     batch already.
     """
-    context = _replica() if gather else None
-    return x if context is None else context.all_gather(x, axis=0)
+    return distribution.of_all_replicas(x) if gather else x
 
 
 def same_sample(own, count, gather):
     """Boolean `(own, count)`: where a sample of this replica meets itself among all."""
     size = ops.shape(own)[0]
     positions = ops.arange(size)
-    context = _replica() if gather else None
+    context = distribution.replica_context() if gather else None
     if context is not None:
         sizes = context.all_gather(ops.cast(ops.reshape(size, (1,)), "int32"), axis=0)
         positions = positions + ops.sum(sizes[: context.replica_id_in_sync_group])
     return ops.equal(positions[:, None], ops.arange(count)[None, :])
-
-
-def _replica():
-    """The replica context of a strategy of several replicas, or `None`."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
 def for_each_sample(value, student):

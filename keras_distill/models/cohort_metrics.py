@@ -6,6 +6,7 @@ import numpy as np
 from keras_distill import _checks
 from keras_distill.models import labels as label_rules
 from keras_distill.models.cohort import ENSEMBLE
+from keras_distill.models.named_metrics import copies
 
 SMALLER_IS_BETTER = ("loss", "mimicry", "error", "crossentropy", "divergence", "mse", "mae", "ece")
 
@@ -57,11 +58,7 @@ class GivenMetrics:
                     given,
                 )
             )
-        return {
-            _joined(name, key): keras.tree.map_structure(_copied, one)
-            for name in names
-            for key, one in by_output.items()
-        }
+        return {_joined(name, key): copies(one) for name in names for key, one in by_output.items()}
 
     def serialized(self):
         """The arguments as a compile config holds them."""
@@ -120,18 +117,6 @@ def _name(compiled):
             for metric in group.metrics:
                 metric.name = f"{group.output_name}_{metric.name}"
             group.output_name = None
-
-
-def _copied(metric):
-    if not isinstance(metric, keras.metrics.Metric):
-        return metric
-    try:
-        return type(metric).from_config(metric.get_config())
-    except TypeError as error:
-        raise ValueError(
-            "Expected metrics that can be copied for each student from their `get_config`. "
-            f"Received: {type(metric).__name__} ({error}). Give it a `get_config`."
-        ) from error
 
 
 def index_of_best(names, metric, logs, mode):

@@ -13,7 +13,6 @@ from keras_distill.models import labels as label_rules
 from keras_distill.models.base import Outputs
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.paired import PairedStudent
-from keras_distill.models.paired import serialized
 from keras_distill.models.terms import per_sample
 from keras_distill.models.terms import zero_masked
 from keras_distill.schedules import number_or_schedule
@@ -146,7 +145,7 @@ class DistortionDistiller(PairedStudent):
     def get_config(self):
         return {
             **super().get_config(),
-            "feature_weight": serialized(self.feature_weight),
+            "feature_weight": _keras.serialized(self.feature_weight),
             "features": self.features,
             "detach": self.detach,
         }

@@ -15,7 +15,6 @@ from keras_distill.models import last_batch
 from keras_distill.models.base import Outputs
 from keras_distill.models.base import as_targets
 from keras_distill.models.paired import PairedStudent
-from keras_distill.models.paired import serialized
 from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.schedules import number_or_schedule
 
@@ -375,5 +374,5 @@ class DLBModel(PairedStudent):
         return {
             **super().get_config(),
             "fused_forward": self.fused_forward,
-            "distortion_weight": serialized(self.distortion_weight),
+            "distortion_weight": _keras.serialized(self.distortion_weight),
         }

@@ -325,16 +325,14 @@ class EnsembleTeacher(DistillationModel):
     # Saving.
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        weights = self.weights_by_member
         config = super().get_config()
         config.pop("dtype", None)
         return {
             **config,
             "name": self.name,
-            "members": [serialize(member) for member in self.members],
+            "members": _keras.serialized(self.members),
             "average": self.average,
-            "weights": serialize(weights) if callable(weights) else weights,
+            "weights": _keras.serialized(self.weights_by_member),
             "objective": self.objective,
             "activation": self.activation,
             "members_from_logits": self.members_from_logits,
@@ -342,14 +340,7 @@ class EnsembleTeacher(DistillationModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config["members"] = [
-                keras.saving.deserialize_keras_object(member) for member in config["members"]
-            ]
-            if isinstance(config["weights"], dict):
-                config["weights"] = keras.saving.deserialize_keras_object(config["weights"])
-        return cls(**config)
+        return cls(**_keras.arguments_of(config, custom_objects))
 
 
 def _checked_weights(weights, count):

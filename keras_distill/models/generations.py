@@ -12,9 +12,9 @@ from keras import ops
 
 from keras_distill import _checks
 from keras_distill import distribution
-from keras_distill._graph import has_graph
 from keras_distill.models.base import Outputs
 from keras_distill.models.network import Network
+from keras_distill.models.network import fresh_copy
 from keras_distill.models.student import StudentModel
 
 
@@ -101,17 +101,8 @@ class Generations(StudentModel):
 
     def _fresh_copy(self, generation):
         """The student with initial weights of its own, drawn by (seed, generation)."""
-        if not self.student.built:
-            raise ValueError(
-                f"Expected `student` to be built. Received: {self.student.name!r} without "
-                "weights. Call it on a batch first."
-            )
         with _drawing_by(f"{self.seed}, {generation}"):
-            if has_graph(self.student):
-                return keras.models.clone_model(self.student)
-            fresh = type(self.student).from_config(self.student.get_config())
-            fresh.build_from_config(self.student.get_build_config())
-            return fresh
+            return fresh_copy(self.student)
 
     def _check_starts(self, one, other):
         pairs = zip(one.get_weights(), other.get_weights())

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill import _keras
+from keras_distill.data.pipeline import class_weights
 from keras_distill.data.targets import Targets
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import OPEN
@@ -185,7 +186,6 @@ def with_class_weight(dataset, class_weight):
 
     Keras's own has no weight for -1: unlabelled samples get 1, which the terms see.
     """
-    table = [float(class_weight.get(i, 1.0)) for i in range(max(class_weight) + 1)]
 
     def add(*element):
         x, y, sample_weight = _keras.unpack_x_y_sample_weight(element)
@@ -195,13 +195,7 @@ def with_class_weight(dataset, class_weight):
                 "Expected `class_weight` only for (x, y) with the labels of one output. "
                 "Received: a dataset of other elements. Give it sample weights instead."
             )
-        if len(labels.shape) > 1:
-            one_hot = labels.shape[-1] != 1
-            labels = ops.argmax(labels, axis=-1) if one_hot else ops.squeeze(labels, axis=-1)
-        labels = ops.cast(labels, "int32")
-        known = ops.logical_and(labels >= 0, labels < len(table))
-        weights = ops.take(ops.convert_to_tensor(table), ops.where(known, labels, 0))
-        return x, y, ops.where(known, weights, ops.ones_like(weights))
+        return x, y, class_weights(labels, class_weight)
 
     return dataset.map(add)
 

@@ -5,12 +5,12 @@ from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
-from keras_distill._graph import has_graph
 from keras_distill._ops import at_least_float32
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import Outputs
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import Network
+from keras_distill.models.network import fresh_copy
 from keras_distill.models.network import keep_mask
 from keras_distill.models.student import StudentModel
 from keras_distill.schedules import number_or_schedule
@@ -98,7 +98,8 @@ class MeanTeacher(StudentModel):
         self.teacher_training = _checks.instance(
             "teacher_training", teacher_training, bool, "True or False"
         )
-        self.averaged = _copy_of(student)
+        self.averaged = fresh_copy(student)
+        self.averaged.set_weights(student.get_weights())
         if self.teacher_training:
             _set_seeds_apart(self.averaged)
         self._averaged_network = Network(
@@ -181,44 +182,18 @@ class MeanTeacher(StudentModel):
     # Saving.
 
     def get_config(self):
-        weight = self.weight
         return {
             **super().get_config(),
             "decay": self.decay,
-            "weight": keras.saving.serialize_keras_object(weight) if callable(weight) else weight,
+            "weight": _keras.serialized(self.weight),
             "consistency": self.consistency,
             "teacher_training": self.teacher_training,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        if isinstance(config["weight"], dict):
-            config["weight"] = keras.saving.deserialize_keras_object(
-                config["weight"], custom_objects
-            )
-        return super().from_config(config, custom_objects)
 
 
 def _probabilities(logits, activation):
     logits = at_least_float32(logits)
     return ops.sigmoid(logits) if activation == SIGMOID else ops.softmax(logits, axis=-1)
-
-
-def _copy_of(student):
-    """A network like the student, with variables of its own and the same values."""
-    if not student.built:
-        raise ValueError(
-            f"Expected `student` to be built, for its average begins with its weights. Received: "
-            f"{student.name!r} without weights. Call it on a batch first."
-        )
-    if has_graph(student):
-        copy = keras.models.clone_model(student)
-    else:
-        copy = type(student).from_config(student.get_config())
-        copy.build_from_config(student.get_build_config())
-    copy.set_weights(student.get_weights())
-    return copy
 
 
 def _set_seeds_apart(network):

@@ -340,15 +340,14 @@ class MutualLearner(DistillationModel):
     # Saving.
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         config = super().get_config()
         config.pop("dtype", None)
         return {
             **config,
             "name": self.name,
-            "students": [serialize(student) for student in self.students],
-            "temperature": _serialized(self.temperature),
-            "weight": _serialized(self.weight),
+            "students": _keras.serialized(self.students),
+            "temperature": _keras.serialized(self.temperature),
+            "weight": _keras.serialized(self.weight),
             "peers": self.peers,
             "reduce": self.reduce,
             "update": self.update,
@@ -358,13 +357,7 @@ class MutualLearner(DistillationModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        deserialize = keras.saving.deserialize_keras_object
-        config = dict(config)
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config["students"] = [deserialize(student) for student in config["students"]]
-            for key in ("temperature", "weight"):
-                if isinstance(config[key], dict):
-                    config[key] = deserialize(config[key])
+        config = _keras.arguments_of(config, custom_objects)
         if not placement.is_known(config["devices"]):
             warnings.warn(
                 f"The cohort was saved with devices={config['devices']}, which this machine does "
@@ -373,10 +366,6 @@ class MutualLearner(DistillationModel):
             )
             config["devices"] = None
         return cls(**config)
-
-
-def _serialized(value):
-    return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
 def _policy_of(students):

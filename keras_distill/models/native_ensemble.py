@@ -9,12 +9,12 @@ import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill import _keras
 from keras_distill._ops import at_least_float32
 from keras_distill.models.base import Outputs
-from keras_distill.models.base import as_targets
 from keras_distill.models.base import batch_size
 from keras_distill.models.branches import fresh_branch
-from keras_distill.models.exit_metrics import ExitMetrics
+from keras_distill.models.named_metrics import SeveralPredictions
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import OPEN
 from keras_distill.models.network import PROBABILITIES
@@ -23,7 +23,6 @@ from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
 from keras_distill.models.network import keep_mask
 from keras_distill.models.network import logits_from
-from keras_distill.models.student import StudentModel
 from keras_distill.schedules import number_or_schedule
 from keras_distill.schedules import value_at
 from keras_distill.taps import tap
@@ -47,7 +46,7 @@ class _Terms(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
-class NativeEnsemble(StudentModel):
+class NativeEnsemble(SeveralPredictions):
     """On-the-fly native ensemble (ONE): one network whose last stages are there several times.
 
     All layers of the model after `branch_at` are copied, with fresh weights, into further
@@ -94,8 +93,6 @@ class NativeEnsemble(StudentModel):
         Deviation: the target is an exact softmax, without the code's 1e-7.
         Deviation: the ramp of the weight is of updates, not of epochs.
     """
-
-    _ensemble_metrics = None
 
     def __init__(
         self,
@@ -189,38 +186,11 @@ class NativeEnsemble(StudentModel):
 
     # The compiled metrics, once more of the ensemble.
 
-    def compile(
-        self,
-        optimizer="rmsprop",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        **kwargs,
-    ):
-        """As `DistillationModel.compile`; the metrics are copied for the ensemble."""
-        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-        self._ensemble_metrics = None
-        if self._compile_metrics is not None and len(self._student_network.heads) == 1:
-            kind = type(self._compile_metrics)
-            self._ensemble_metrics = ExitMetrics(kind, metrics, weighted_metrics, ["ensemble"])
+    def prediction_names(self):
+        return ["ensemble"] if len(self._student_network.heads) == 1 else []
 
-    @property
-    def metrics(self):
-        return super().metrics + (self._ensemble_metrics.built if self._ensemble_metrics else [])
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        own, labels = self._ensemble_metrics, as_targets(y).labels
-        if own is None or labels is None:
-            return super().compute_metrics(x, y, y_pred, sample_weight)
-        if isinstance(y_pred, Outputs):
-            ensemble = y_pred.terms.predictions[-1:]
-            own.update(self._compiled_loss, labels, ensemble, sample_weight)
-            return super().compute_metrics(x, y, y_pred, sample_weight)
-        own.build(labels, y_pred)  # Keras builds its metrics with a batch of `evaluate`.
-        logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        silent = {metric.name for group in own.built for metric in group.metrics}
-        return {name: value for name, value in logs.items() if name not in silent}
+    def further_predictions(self, outputs):
+        return outputs.terms.predictions[-1:]
 
     def check_data(self, x, y):
         super().check_data(x, y)
@@ -259,25 +229,15 @@ class NativeEnsemble(StudentModel):
 
     def get_config(self):
         config = super().get_config()
-        serialize = keras.saving.serialize_keras_object
         config["model"] = config.pop("student")
         return {
             **config,
             "branch_at": self.branch_at,
             "branches": self.branches,
             "temperature": self.temperature,
-            "weight": serialize(self.weight) if callable(self.weight) else self.weight,
-            "gate": None if self._own_gate else serialize(self.gate),
+            "weight": _keras.serialized(self.weight),
+            "gate": None if self._own_gate else keras.saving.serialize_keras_object(self.gate),
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            for key in ("model", "weight", "gate"):
-                if isinstance(config[key], dict):
-                    config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

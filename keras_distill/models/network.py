@@ -211,3 +211,21 @@ def keep_mask(value, source):
 def check_compute_dtype(name, value):
     """Returns `value`; raises unless it is `None` or a dtype that a teacher can run in."""
     return _checks.one_of(name, value, (None, "float32", "bfloat16", "float16"))
+
+
+def fresh_copy(student):
+    """A network like the student, with variables of its own at its initializers.
+
+    Raises:
+        ValueError: If the student has no weights yet.
+    """
+    if not student.built:
+        raise ValueError(
+            f"Expected `student` to be built, for it is copied. Received: {student.name!r} "
+            "without weights. Call it on a batch first."
+        )
+    if has_graph(student):
+        return keras.models.clone_model(student)
+    copy = type(student).from_config(student.get_config())
+    copy.build_from_config(student.get_build_config())
+    return copy

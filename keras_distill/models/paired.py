@@ -3,6 +3,7 @@
 import keras
 
 from keras_distill import _checks
+from keras_distill import _keras
 from keras_distill.models.student import StudentModel
 from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.schedules import number_or_schedule
@@ -76,22 +77,6 @@ class PairedStudent(StudentModel):
     def get_config(self):
         return {
             **super().get_config(),
-            "temperature": serialized(self.temperature),
-            "weight": serialized(self.weight),
+            "temperature": _keras.serialized(self.temperature),
+            "weight": _keras.serialized(self.weight),
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config = {
-                key: keras.saving.deserialize_keras_object(value)
-                if isinstance(value, dict) and key != "student"
-                else value
-                for key, value in config.items()
-            }
-        return super().from_config(config, custom_objects)
-
-
-def serialized(value):
-    """A schedule as its config; a number as it is."""
-    return keras.saving.serialize_keras_object(value) if callable(value) else value

@@ -79,8 +79,8 @@ class PredictionTable(keras.layers.Layer):
 
     def write(self, ids, probabilities):
         """Keeps the probabilities `(batch, ..., classes)` of some samples."""
-        ids = _of_all_replicas(ops.cast(ids, "int32"))
-        rows = _of_all_replicas(ops.stop_gradient(probabilities))
+        ids = distribution.of_all_replicas(ops.cast(ids, "int32"))
+        rows = distribution.of_all_replicas(ops.stop_gradient(probabilities))
         if self.top is not None:
             rows, classes = ops.top_k(rows, self.top)
             _scatter(self.classes, ids, ops.cast(classes, self.classes.dtype))
@@ -133,15 +133,3 @@ def _scatter(variable, ids, rows):
     import tensorflow as tf
 
     tf.raw_ops.ResourceScatterUpdate(resource=variable.value.handle, indices=ids, updates=rows)
-
-
-def _of_all_replicas(values):
-    """The values of all replicas, one after another."""
-    if not distribution.is_tensorflow():
-        return values
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return values
-    return context.all_gather(values, axis=0)

@@ -8,6 +8,8 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
 from keras_distill._ops import at_least_float32
+from keras_distill.data.pipeline import class_weights
+from keras_distill.data.pipeline import on_host
 from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import Outputs
@@ -159,7 +161,8 @@ class ProgressiveDistiller(StudentModel):
         """As `keras.Model.fit`; on arrays it gives each sample its position as id."""
         if _are_arrays(x):
             if kwargs.get("class_weight"):
-                weight = _weights_of_classes(as_targets(y).labels, kwargs.pop("class_weight"))
+                (labels,) = on_host(as_targets(y).labels)
+                weight = np.asarray(class_weights(labels, kwargs.pop("class_weight")))
                 given = kwargs.get("sample_weight")
                 kwargs["sample_weight"] = weight if given is None else weight * np.asarray(given)
             y = self._with_ids(x, y)
@@ -292,11 +295,3 @@ def _are_arrays(x):
         return False
     leaves = keras.tree.flatten(x)
     return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
-
-
-def _weights_of_classes(labels, class_weight):
-    """The weight of each label's class, `(samples,)`; 1 where it has none."""
-    labels = np.asarray(labels)
-    if labels.ndim > 1:
-        labels = labels[:, 0] if labels.shape[-1] == 1 else labels.argmax(-1)
-    return np.array([class_weight.get(int(label), 1.0) for label in labels], "float32")

@@ -12,15 +12,13 @@ from keras_distill._ops import at_least_float32
 from keras_distill.models import exits as exit_heads
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import Outputs
-from keras_distill.models.base import as_targets
 from keras_distill.models.early_exit import EarlyExit
-from keras_distill.models.exit_metrics import ExitMetrics
 from keras_distill.models.exit_terms import FEATURE_LOSSES
 from keras_distill.models.exit_terms import feature_distance
 from keras_distill.models.exit_terms import soft_cross_entropy
+from keras_distill.models.named_metrics import SeveralPredictions
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
-from keras_distill.models.student import StudentModel
 from keras_distill.models.terms import per_sample
 from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import dtype_policy_of
@@ -32,7 +30,7 @@ OWN = {"scale_t2": True, "soft_loss": "kl", "adapt": False, "attention": False}
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
-class SelfDistiller(StudentModel):
+class SelfDistiller(SeveralPredictions):
     """Be Your Own Teacher: the deepest exit of a network teaches exits at its stages.
 
     With `p_i` the prediction of exit i, `F_i` its feature before the last dense layer, and C
@@ -103,8 +101,6 @@ class SelfDistiller(StudentModel):
         batch, and none for the exit without a feature term.
         Deviation (journal): Keras's initial weights; dense layers in float32 under any policy.
     """
-
-    _exit_metrics = None
 
     def __init__(
         self,
@@ -254,47 +250,21 @@ class SelfDistiller(StudentModel):
 
     # Metrics of each exit.
 
-    def compile(
-        self,
-        optimizer="rmsprop",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        **kwargs,
-    ):
-        """As `DistillationModel.compile`; the metrics are copied for each exit."""
-        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
-        names = [f"exit_{i}" for i in range(len(self.exits))] + ["ensemble"]
-        kind = type(self._compile_metrics)
-        self._exit_metrics = None
-        if self._compile_metrics is not None:
-            self._exit_metrics = ExitMetrics(kind, metrics, weighted_metrics, names)
+    def prediction_names(self):
+        return [f"exit_{i}" for i in range(len(self.exits))] + ["ensemble"]
 
-    @property
-    def metrics(self):
-        return super().metrics + (self._exit_metrics.built if self._exit_metrics else [])
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        labels = as_targets(y).labels
-        silent = set()
-        if self._exit_metrics is not None and labels is not None:
-            if isinstance(y_pred, Outputs):
-                predictions = self._predictions_of_exits(y_pred)
-                self._exit_metrics.update(self._compiled_loss, labels, predictions, sample_weight)
-            else:  # `evaluate`; Keras builds its metrics with such a batch too.
-                self._exit_metrics.build(labels, y_pred)
-                silent = {m.name for group in self._exit_metrics.built for m in group.metrics}
-        logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        if self._compile_loss is None:
-            silent |= {f"exit_{i}_label_loss" for i in range(len(self.exits))}
-        return {name: value for name, value in logs.items() if name not in silent}
-
-    def _predictions_of_exits(self, outputs):
+    def further_predictions(self, outputs):
         """Those of the exits before the deepest, and of the ensemble of all."""
         deepest, logits, _, _ = outputs.terms
         mean = sum(at_least_float32(z) for z in [deepest, *logits]) / (1 + len(logits))
         return [self._prediction(z) for z in [*logits, mean]]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        if self._compile_loss is None:
+            for i in range(len(self.exits)):
+                logs.pop(f"exit_{i}_label_loss", None)
+        return logs
 
     # The exits as models.
 
@@ -367,13 +337,6 @@ class SelfDistiller(StudentModel):
             "feature_exits": list(self.feature_exits),
             "batch_norm": self.batch_norm,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config["model"] = keras.saving.deserialize_keras_object(config["model"])
-        return cls(**config)
 
 
 def _built(layer, width):

@@ -182,7 +182,4 @@ class StudentModel(DistillationModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config["student"] = keras.saving.deserialize_keras_object(config["student"])
-        return cls(**config)
+        return cls(**_keras.arguments_of(config, custom_objects))

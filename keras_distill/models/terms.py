@@ -104,32 +104,19 @@ class Term:
             )
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         return {
-            "loss": serialize(self.loss),
+            "loss": _keras.serialized(self.loss),
             "teacher": self.teacher,
             "student": self.student,
-            "weight": serialize(self.weight) if callable(self.weight) else self.weight,
-            "temperature": (
-                serialize(self.temperature) if callable(self.temperature) else self.temperature
-            ),
-            "connector": (
-                self.connector
-                if self.connector in (None, "auto")
-                else keras.tree.map_structure(
-                    lambda part: serialize(part) if isinstance(part, keras.Layer) else part,
-                    self.connector,
-                )
-            ),
+            "weight": _keras.serialized(self.weight),
+            "temperature": _keras.serialized(self.temperature),
+            "connector": _keras.serialized(self.connector),
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        for key in ("loss", "weight", "temperature", "connector"):
-            config[key] = _deserialize(config[key])
-        return cls(**config)
+        return cls(**_keras.arguments_of(config))
 
     def __repr__(self):
         where = "" if self.teacher is None else f", {self.teacher!r} -> {self.student!r}"
@@ -322,9 +309,3 @@ def _as_list(value):
 
 def _paths(paths):
     return _as_list(paths)
-
-
-def _deserialize(value):
-    if isinstance(value, (list, tuple)):
-        return [_deserialize(part) for part in value]
-    return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value

@@ -472,49 +472,20 @@ def test_exits_and_ensemble_export_to_tflite(tmp_path):
 # Backbones.
 
 
-def trains(model, exits, shape, **options):
-    """One epoch, then all exits, the sections and a saved wrapper's configuration."""
-    wrapper = compiled(model, exits=exits, **options)
-    x = np.random.default_rng(0).uniform(size=(4, *shape)).astype("float32")
-    history = wrapper.fit(x, nets.class_ids(4), batch_size=4, verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-    z, _ = outputs_of(wrapper, x)
-    for i in range(len(exits) + 1):
-        own = wrapper.exit(i)(x, training=False)
-        np.testing.assert_allclose(nets.array(own), z[i], rtol=1e-3, atol=1e-5)
-    head = {id(v) for v in model.layers[-1].variables}
-    assert head and not head & {id(v) for v in wrapper.exit(0).variables}
-    np.testing.assert_allclose(
-        wrapper.ensemble()(x, training=False), np.mean(z, 0), rtol=1e-3, atol=1e-5
-    )
-    predictions, left = wrapper.early_exit(1.0).predict(x)
-    np.testing.assert_allclose(predictions, z[-1], rtol=1e-3, atol=1e-5)
-    return wrapper
+def hub_or_cv_resnet(library):
+    pytest.importorskip(f"keras_{library}")
+    build = getattr(kd.backbones, f"{library}_resnet")
+    model = build(nets.CLASSES, (32, 32, 3), (64, 8), (1, 1), (1, 2))
+    return model, kd.backbones.stages(model)["P2"]
 
 
-def test_keras_cv_backbone():
-    pytest.importorskip("keras_cv")
-    shape = (32, 32, 3)
-    model = kd.backbones.cv_resnet(nets.CLASSES, shape, (64, 8), (1, 1), (1, 2))
-    stages = kd.backbones.stages(model)
-    trains(model, [stages["P2"]], shape)
-
-
-def test_keras_hub_backbone():
-    pytest.importorskip("keras_hub")
-    shape = (32, 32, 3)
-    model = kd.backbones.hub_resnet(nets.CLASSES, shape, (64, 8), (1, 1), (1, 2))
-    stages = kd.backbones.stages(model)
-    trains(model, [stages["P2"]], shape)
-
-
-def test_keras_hub_vision_transformer():
+def hub_vit():
     pytest.importorskip("keras_hub")
     model = kd.backbones.hub_vit(nets.CLASSES, (16, 16, 3), 8, layers=1, heads=1, channels=8)
-    trains(model, ["backbone/vit_patching_and_embedding"], (16, 16, 3))
+    return model, "backbone/vit_patching_and_embedding"
 
 
-def test_sequential_model():
+def sequential():
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -524,8 +495,40 @@ def test_sequential_model():
             layers.Dense(nets.CLASSES, name="head"),
         ]
     )
-    wrapper = trains(model, ["stage1"], (8, 8, 1))
-    assert wrapper.bottlenecks[0].output_shape == (None, 64)
+    return model, "stage1"
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: hub_or_cv_resnet("cv"), id="keras_cv"),
+        pytest.param(lambda: hub_or_cv_resnet("hub"), id="keras_hub"),
+        pytest.param(hub_vit, id="keras_hub_vision_transformer"),
+        pytest.param(sequential, id="sequential"),
+    ],
+)
+def test_backbones_train_and_give_their_exits(build):
+    model, path = build()
+    wrapper = compiled(model, exits=[path])
+    x = np.random.default_rng(0).uniform(size=(4, *model.input_shape[1:])).astype("float32")
+    history = wrapper.fit(x, nets.class_ids(4), batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    z, _ = outputs_of(wrapper, x)
+    for i in range(2):
+        own = wrapper.exit(i)(x, training=False)
+        np.testing.assert_allclose(nets.array(own), z[i], rtol=1e-3, atol=1e-5)
+    head = {id(v) for v in model.layers[-1].variables}
+    assert head and not head & {id(v) for v in wrapper.exit(0).variables}
+    np.testing.assert_allclose(
+        wrapper.ensemble()(x, training=False), np.mean(z, 0), rtol=1e-3, atol=1e-5
+    )
+    predictions, _ = wrapper.early_exit(1.0).predict(x)
+    np.testing.assert_allclose(predictions, z[-1], rtol=1e-3, atol=1e-5)
+
+
+def test_the_head_is_as_wide_as_the_deepest_feature():
+    model, path = sequential()
+    assert compiled(model, exits=[path]).bottlenecks[0].output_shape == (None, 64)
 
 
 # Presets and saving.
