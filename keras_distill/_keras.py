@@ -40,8 +40,8 @@ def to_snake_case(name):
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
 
 
-def call_loss(loss, y_true, y_pred, sample_weight=None, always_reduce=False):
-    """`keras.losses.Loss.__call__`, with three differences.
+def call_loss(loss, y_true, y_pred, sample_weight=None, always_reduce=False, **arguments):
+    """`keras.losses.Loss.__call__`, with three differences; `loss.call` gets the `arguments`.
 
     * Integers (labels, ids) keep their dtype: Keras casts all of `y_true` to the loss's
       float dtype, in which ids above 2**24 collide.
@@ -61,6 +61,7 @@ def call_loss(loss, y_true, y_pred, sample_weight=None, always_reduce=False):
         values = loss.call(
             keras.tree.map_structure(convert, y_true),
             keras.tree.map_structure(convert, y_pred),
+            **arguments,
         )
         values = ops.convert_to_tensor(values, dtype=loss.dtype)
         reduction = loss.reduction

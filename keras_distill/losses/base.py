@@ -26,6 +26,8 @@ class DistillationLoss(keras.losses.Loss):
             that log-probabilities serve as well as logits.
         on_logits: the loss compares the scores of classes (a response loss). The wrapper
             hands it logits, taken before a softmax or sigmoid head.
+        on_inputs: the loss looks at the networks' inputs: the wrapper asks `compared` for
+            what `call` sees. On TensorFlow only.
 
     Args:
         name: Name of the loss, under which a wrapper logs it. Defaults to the class's
@@ -38,6 +40,7 @@ class DistillationLoss(keras.losses.Loss):
     needs_ids = False
     shift_invariant = False
     on_logits = False
+    on_inputs = False
 
     def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
         super().__init__(
@@ -48,6 +51,30 @@ class DistillationLoss(keras.losses.Loss):
 
     def __call__(self, teacher_outputs, student_outputs, sample_weight=None):
         return _keras.call_loss(self, teacher_outputs, student_outputs, sample_weight)
+
+    def misfit(self, teacher_shapes, student_shapes):
+        """What features of these shapes lack: text that follows "Expected", or `None`.
+
+        A wrapper asks before training, and names the term and both shapes in its error.
+
+        Args:
+            teacher_shapes: The shape of the teacher's feature, batch first, `None` for an
+                unknown size; a list of shapes where a term names several layers.
+            student_shapes: The student's, alike, after the term's connector.
+        """
+        return None
+
+    def compared(self, teacher, student, inputs, labels):
+        """What `call` compares, of a loss `on_inputs`: `(y_true, y_pred)`.
+
+        Args:
+            teacher: A function of inputs that gives the teacher's logits, for inference,
+                through which a `tf.GradientTape` differentiates by the inputs.
+            student: The student's, alike, also by the student's variables.
+            inputs: The inputs of both, `(teacher_inputs, student_inputs)`.
+            labels: Class ids `(batch,)`, -1 for none, or `None`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no `compared`.")
 
     def get_config(self):
         config = super().get_config()

@@ -6,6 +6,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill._ops import per_sample_mean
 from keras_distill.losses import _logits
+from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
 
 HINT_MODES = ("mean", "paper")
@@ -64,6 +65,9 @@ class Hint(DistillationLoss):
     def __init__(self, mode="mean", **kwargs):
         super().__init__(**kwargs)
         self.mode = _checks.one_of("mode", mode, HINT_MODES)
+
+    def misfit(self, teacher_shapes, student_shapes):
+        return misfit.of_one_shape(teacher_shapes, student_shapes)
 
     def call(self, y_true, y_pred):
         return hint(y_true, y_pred, self.mode)

@@ -1,5 +1,8 @@
 """Knowledge distillation from a frozen teacher into a student."""
 
+from typing import Any
+from typing import NamedTuple
+
 import keras
 from keras import ops
 
@@ -10,17 +13,14 @@ from keras_distill.models.base import DistillationModel
 from keras_distill.models.base import Outputs
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.ensemble_network import EnsembleNetwork
-from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
 from keras_distill.models.network import check_compute_dtype
 from keras_distill.models.terms import BoundTerm
 from keras_distill.models.terms import Term
 from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import as_terms
-from keras_distill.models.wiring import check_activation
-from keras_distill.models.wiring import check_class_map
 from keras_distill.models.wiring import check_inputs
-from keras_distill.models.wiring import check_scales
+from keras_distill.models.wiring import check_predictions
 from keras_distill.models.wiring import check_separate
 from keras_distill.models.wiring import check_structures
 from keras_distill.models.wiring import dtype_policy_of
@@ -31,6 +31,23 @@ from keras_distill.models.wiring import unique_names
 
 _TEACHER = "a keras.Model or an EnsembleTeacher"
 _LEFT_OUT = object()  # the teacher of a wrapper that was saved without it
+
+
+class _Compared(NamedTuple):
+    """What the terms of a step see.
+
+    Attributes:
+        teacher, student: What the networks gave.
+        features: For each term `(teacher's, student's)` features, or `None`.
+        inputs: Those of the teacher and of the student.
+        training: Whether it is a training step.
+    """
+
+    teacher: Any
+    student: Any
+    features: Any
+    inputs: Any
+    training: bool
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -164,7 +181,7 @@ class Distiller(DistillationModel):
                 else:
                     term.check_shapes(*shapes)
             else:
-                self._check_predictions(term, network)
+                check_predictions(term, network, self._student_network, self.class_map)
         self._teacher_network = network
 
     def set_teacher(self, teacher):
@@ -203,7 +220,8 @@ class Distiller(DistillationModel):
                 compared.append((targets, term.connected(features, training)))
             else:
                 compared.append(None)
-        return Outputs(student.prediction, (teacher, student, compared))
+        inputs = teacher_inputs, student_inputs
+        return Outputs(student.prediction, _Compared(teacher, student, compared, inputs, training))
 
     def infer(self, inputs):
         return self.student(self.split_inputs(inputs)[1], training=False)
@@ -223,19 +241,23 @@ class Distiller(DistillationModel):
     # Terms.
 
     def term_values(self, outputs, targets, sample_weight):
-        teacher, student, compared = outputs.terms
-        step = self.step
+        terms, step = outputs.terms, self.step
+        given = {"step": step, "ids": targets.get("ids"), "training": terms.training}
         values = []
-        for term, features in zip(self.terms, compared):
-            if features is not None:
+        for term, features in zip(self.terms, terms.features):
+            if term.on_inputs:
+                networks = self._teacher_network.class_scores, self._student_network.class_scores
+                value = term.value_on_inputs(*networks, terms.inputs, targets.labels, sample_weight)
+            elif features is not None:
                 pair = [side[0] if len(side) == 1 else tuple(side) for side in features]
-                value = term.value(*pair, targets.labels, sample_weight, step)
+                value = term.value(*pair, targets.labels, sample_weight, **given)
             else:
-                value = self._prediction_value(term, teacher, student, targets, sample_weight, step)
+                value = self._prediction_value(term, terms, targets, sample_weight, given)
             values.append((term.name, value, term.current_weight(step)))
         return values
 
-    def _prediction_value(self, term, teacher, student, targets, sample_weight, step):
+    def _prediction_value(self, term, terms, targets, sample_weight, given):
+        teacher, student, step = terms.teacher, terms.student, given["step"]
         count = len(student.scores)
         keys = label_rules.output_keys(student.prediction, self.output_names)
         labels = label_rules.by_output(targets.labels, count, keys)
@@ -260,44 +282,10 @@ class Distiller(DistillationModel):
                     _keras.set_keras_mask(pair[1], mask)
             else:
                 pair = predictions[0][i], predictions[1][i]
-            total = total + term.value(*pair, labels[i], weights[i], step)
+            total = total + term.value(*pair, labels[i], weights[i], **given)
         return total
 
     # Checks.
-
-    def _check_predictions(self, term, teacher):
-        student = self._student_network
-        if not getattr(term.loss, "on_logits", False):
-            check_scales(term, teacher.heads, student.heads)
-            self._check_counts(term, teacher, student)
-            return
-        activation = getattr(term.loss, "activation", SOFTMAX)
-        for role, network in (("teacher", teacher), ("student", student)):
-            for i, head in enumerate(network.heads):
-                units = None if network.output_shapes is None else network.output_shapes[i][-1]
-                check_activation(term, role, head, units, activation)
-        self._check_counts(term, teacher, student)
-
-    def _check_counts(self, term, teacher, student):
-        if teacher.output_shapes is None or student.output_shapes is None:
-            return
-        if len(teacher.output_shapes) != len(student.output_shapes):
-            raise ValueError(
-                f"Expected teacher and student to have the same number of outputs for the term "
-                f"{term.name!r}. Received: teacher {len(teacher.output_shapes)}, student "
-                f"{len(student.output_shapes)}."
-            )
-        if len(student.output_shapes) > 1 and not isinstance(teacher.model, EnsembleTeacher):
-            check_structures(term, teacher.model.output, student.model.output)
-        for t, s in zip(teacher.output_shapes, student.output_shapes):
-            if self.class_map is not None:
-                check_class_map(self.class_map, t[-1], s[-1])
-            elif t[-1] != s[-1] and t[-1] is not None and s[-1] is not None:
-                raise ValueError(
-                    f"Expected teacher and student to have the same number of classes. Received: "
-                    f"teacher {t[-1]}, student {s[-1]}. Pass `class_map`, for each of the "
-                    "student's classes the teacher's, or -1."
-                )
 
     def check_label_loss(self, loss):
         outputs = getattr(self.student, "output", None)
@@ -330,7 +318,9 @@ class Distiller(DistillationModel):
         self.check_label_loss(self._compiled_loss)
         for term in self.terms:
             if not term.on_features:
-                self._check_predictions(term, self._teacher_network)
+                check_predictions(
+                    term, self._teacher_network, self._student_network, self.class_map
+                )
 
     # Saving.
 

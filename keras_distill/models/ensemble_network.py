@@ -77,6 +77,14 @@ class EnsembleNetwork:
         )
         return NetworkOutputs(frozen[1], frozen[0], features)
 
+    def class_scores(self, inputs):
+        """See `Network.class_scores`."""
+        if len(self.heads) != 1:
+            raise ValueError(
+                f"Expected a {self.role} with one output. Received: {len(self.heads)} outputs."
+            )
+        return self.model(inputs, training=False)
+
     def logits(self, outputs, index, loss, temperature):
         """The ensemble's values at the temperature of the loss."""
         member_logits, log_weights = outputs.scores[index]

@@ -116,6 +116,21 @@ class Network:
         activation = getattr(loss, "activation", SOFTMAX)
         return logits_from(outputs.scores[index], self.heads[index], activation)
 
+    def class_scores(self, inputs):
+        """The logits of an only output, for inference, differentiable by inputs and weights."""
+        if len(self.heads) != 1:
+            raise ValueError(
+                f"Expected a {self.role} with one output. Received: {len(self.heads)} outputs."
+            )
+        with computing_in(self.model, self.compute_dtype):
+            if self._twin is None:
+                scores = self.model(inputs, training=False)
+            else:
+                outputs = self._twin(inputs, training=False)
+                scores = _scores(outputs["prediction"], outputs.get("logits"))[0]
+        self._clear_losses()
+        return logits_from(scores, self.heads[0])
+
     def _clear_losses(self):
         self.model._clear_losses()
         if self._twin is not None:

@@ -8,13 +8,21 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import connectors
+from keras_distill import distribution
 from keras_distill._ops import per_sample_mean
+from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
-from keras_distill.losses.feature import Hint
+from keras_distill.losses.trained import TrainedLoss
 from keras_distill.models.function_loss import as_loss
 from keras_distill.models.function_loss import at_temperature
 from keras_distill.models.function_loss import is_of_keras
 from keras_distill.schedules import number_or_schedule
+
+REDUCING_CALLS = (
+    keras.losses.Loss.__call__,
+    DistillationLoss.__call__,
+    TrainedLoss.__call__,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -93,6 +101,17 @@ class Term:
         for part in _as_list(self.connector):
             if part != "auto" and part is not None:
                 _checks.instance("connector", part, keras.Layer, 'None, "auto" or a Keras layer')
+        if getattr(self.loss, "on_inputs", False):
+            distribution.require_tensorflow(f"The loss {type(self.loss).__name__}")
+            if self.teacher is not None:
+                raise ValueError(
+                    _checks.message(
+                        f"no layers for {type(self.loss).__name__}, which looks at the inputs",
+                        "teacher",
+                        self.teacher,
+                        "Leave `teacher` and `student` out.",
+                    )
+                )
         if self.temperature is not None and not hasattr(self.loss, "temperature"):
             raise ValueError(
                 _checks.message(
@@ -145,6 +164,7 @@ class BoundTerm(keras.layers.Layer):
             self.temperature = self._scalar("temperature", term.temperature)
         self.connectors = None
         self.on_features = term.teacher is not None
+        self.on_inputs = getattr(term.loss, "on_inputs", False)
         self.built = True
 
     def _scalar(self, name, value):
@@ -173,38 +193,41 @@ class BoundTerm(keras.layers.Layer):
                 f"the term {self.name!r}. Received: {len(parts)} connectors."
             )
         connectors_ = []
-        teacher_shapes = teacher_shapes or [None] * len(student_shapes)
-        for i, (part, student, teacher) in enumerate(zip(parts, student_shapes, teacher_shapes)):
+        teachers = teacher_shapes or [None] * len(student_shapes)
+        for i, (part, student, teacher) in enumerate(zip(parts, student_shapes, teachers)):
             if part == "auto":
                 part = connectors.automatic(student, teacher, name=f"{self.name}_connector_{i}")
             elif part is not None and not part.built:
                 part.build(student)
             connectors_.append(part)
-            self._check_shapes(part, student, teacher)
         self.connectors = connectors_
         self._term.connector = connectors_ if len(connectors_) > 1 else connectors_[0]
+        if teacher_shapes is not None:
+            self.check_shapes(teacher_shapes, student_shapes)
 
     def check_shapes(self, teacher_shapes, student_shapes):
-        """Raises where features do not fit, the connectors being built already."""
-        for part, student, teacher in zip(self.connectors, student_shapes, teacher_shapes):
-            self._check_shapes(part, student, teacher)
-
-    def _check_shapes(self, part, student, teacher):
-        # Losses of relations take features of any shape; Keras's would broadcast them.
-        if teacher is None or not (isinstance(self.loss, Hint) or is_of_keras(self.loss)):
-            return
-        if part is not None:
-            student = part.compute_output_shape(student)
-        known = [
-            (s, t) for s, t in zip(student[1:], teacher[1:]) if s is not None and t is not None
+        """Raises where features do not fit; builds a loss that has layers of its own."""
+        student_shapes = [
+            shape if part is None else part.compute_output_shape(shape)
+            for part, shape in zip(self.connectors, student_shapes)
         ]
-        if len(student) != len(teacher) or any(s != t for s, t in known):
+        shapes = [
+            tuple(own[0]) if len(own) == 1 else [tuple(shape) for shape in own]
+            for own in (teacher_shapes, student_shapes)
+        ]
+        if is_of_keras(self.loss):
+            expected = misfit.of_one_shape(*shapes)
+        else:
+            expected = _misfit(self.loss, *shapes)
+        if expected is not None:
+            connected = any(part is not None for part in self.connectors)
             raise ValueError(
-                f"Expected features of the same shape for the term {self.name!r}. Received: "
-                f"teacher {tuple(teacher)}, student {tuple(student)}"
-                f"{'' if part is None else ' after the connector'}. "
-                "Pass connector='auto' to fit the student's feature to the teacher's."
+                f"Expected {expected} for the term {self.name!r}. Received: teacher {shapes[0]}, "
+                f"student {shapes[1]}{' after the connector' if connected else ''}. Name other "
+                "layers, or pass connector='auto' to fit the student's feature to the teacher's."
             )
+        if isinstance(self.loss, TrainedLoss):
+            self.loss.build_for(*shapes)
 
     def connected(self, features, training):
         """The student's features after the connectors, masked positions zeroed."""
@@ -234,7 +257,7 @@ class BoundTerm(keras.layers.Layer):
             return self.temperature(step)
         return ops.convert_to_tensor(self.temperature)
 
-    def value(self, teacher, student, labels, sample_weight, step):
+    def value(self, teacher, student, labels, sample_weight, step, ids=None, training=True):
         """The reduced loss of one pair, divided by the number of replicas as Keras does.
 
         Args:
@@ -243,44 +266,92 @@ class BoundTerm(keras.layers.Layer):
             labels: Labels, for losses that need them, else `None`.
             sample_weight: Keras's sample weights or `None`.
             step: `optimizer.iterations`.
+            ids: Ids of the samples, for losses that need them, else `None`.
+            training: Whether the layers of a loss that has some run in training mode.
         """
         loss = self.loss
         if self.temperature is not None:
             loss = at_temperature(self.loss, self.current_temperature(step))
-        target = teacher
+        extras = []
         if getattr(loss, "needs_labels", False):
-            target, sample_weight = with_labels(self.name, teacher, labels, sample_weight)
+            like = None if self.on_features else teacher
+            labels, sample_weight = given_labels(self.name, labels, like, sample_weight)
+            extras.append(labels)
+        if getattr(loss, "needs_ids", False):
+            extras.append(self._checked_ids(ids))
+        target = (teacher, *extras) if extras else teacher
         if self.on_features:
             sample_weight = per_sample(sample_weight)
-        if type(loss).__call__ in (keras.losses.Loss.__call__, DistillationLoss.__call__):
-            return _keras.call_loss(loss, target, student, sample_weight, always_reduce=True)
+        if type(loss).__call__ in REDUCING_CALLS:
+            arguments = {"training": training} if isinstance(loss, TrainedLoss) else {}
+            return _keras.call_loss(
+                loss, target, student, sample_weight, always_reduce=True, **arguments
+            )
         return loss(target, student, sample_weight=sample_weight)
+
+    def value_on_inputs(self, teacher, student, inputs, labels, sample_weight):
+        """The reduced loss of a term `on_inputs`; arguments as in `DistillationLoss.compared`."""
+        if labels is not None:
+            labels, sample_weight = given_labels(self.name, labels, None, sample_weight)
+        target, student = self.loss.compared(teacher, student, inputs, labels)
+        sample_weight = per_sample(sample_weight)
+        return _keras.call_loss(self.loss, target, student, sample_weight, always_reduce=True)
+
+    def _checked_ids(self, ids):
+        if ids is None:
+            raise ValueError(
+                f"Expected ids of the samples for the term {self.name!r}, whose loss needs them. "
+                "Received: y without `ids`. Use kd.data.with_ids(dataset), or "
+                "kd.data.batches(..., ids=True)."
+            )
+        return ops.cast(ids, "int32")
 
     def get_config(self):
         """The config of the term, its automatic connectors resolved."""
         return self._term.get_config()
 
 
-def with_labels(name, teacher, labels, sample_weight):
-    """`(teacher, labels)` and weights that leave out the samples labelled -1."""
+def _misfit(loss, teacher_shapes, student_shapes):
+    return getattr(loss, "misfit", lambda *shapes: None)(teacher_shapes, student_shapes)
+
+
+def given_labels(name, labels, like, sample_weight):
+    """Labels as class ids (or one-hot as they are), and weights without the unlabelled.
+
+    Args:
+        name: The term's.
+        labels: `(batch,)` or `(batch, 1)` or one-hot, or with more axes, as `like` has.
+        like: The logits that they are of: their samples labelled -1 get the class 0, beside
+            their weight of 0. `None` for labels of samples: -1 stays, one-hot become ids.
+        sample_weight: Weights or `None`.
+
+    Returns:
+        `(labels, sample_weight)`.
+    """
     if labels is None:
         raise ValueError(
             f"Expected labels for the term {name!r}, whose loss needs them. Received: y=None. "
             "Give `fit` labels, or use a loss without, such as SoftTargets."
         )
     labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == len(teacher.shape) and labels.shape[-1] == teacher.shape[-1] != 1:
-        return (teacher, labels), sample_weight
-    if len(labels.shape) == len(teacher.shape):
-        labels = ops.squeeze(labels, axis=-1)
+    rank = 2 if like is None else len(like.shape)
+    if len(labels.shape) == rank:
+        if labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, axis=-1)
+        elif like is None:
+            labels = ops.argmax(labels, axis=-1)
+        else:
+            return labels, sample_weight
     known = ops.cast(labels >= 0, "float32")
-    labels = ops.cast(ops.maximum(labels, ops.zeros_like(labels)), "int32")
+    if like is not None:
+        labels = ops.maximum(labels, ops.zeros_like(labels))
+    labels = ops.cast(labels, "int32")
     if sample_weight is None:
-        return (teacher, labels), known
+        return labels, known
     sample_weight = ops.cast(sample_weight, "float32")
     if len(sample_weight.shape) == len(known.shape) + 1:
         sample_weight = ops.squeeze(sample_weight, axis=-1)
-    return (teacher, labels), sample_weight * known
+    return labels, sample_weight * known
 
 
 def per_sample(sample_weight):

@@ -112,6 +112,43 @@ def shapes_of_inputs(x):
     return x if leaves and all(hasattr(leaf, "shape") for leaf in leaves) else None
 
 
+def check_predictions(term, teacher, student, class_map=None):
+    """Raises where a term on predictions cannot compare those of two networks.
+
+    Args:
+        term: A `BoundTerm`.
+        teacher, student: Their `Network`s.
+        class_map: See `Distiller`.
+    """
+    if term.on_inputs or not getattr(term.loss, "on_logits", False):
+        check_scales(term, teacher.heads, student.heads)
+    else:
+        activation = getattr(term.loss, "activation", SOFTMAX)
+        for role, network in (("teacher", teacher), ("student", student)):
+            for i, head in enumerate(network.heads):
+                units = None if network.output_shapes is None else network.output_shapes[i][-1]
+                check_activation(term, role, head, units, activation)
+    if teacher.output_shapes is None or student.output_shapes is None:
+        return
+    if len(teacher.output_shapes) != len(student.output_shapes):
+        raise ValueError(
+            f"Expected teacher and student to have the same number of outputs for the term "
+            f"{term.name!r}. Received: teacher {len(teacher.output_shapes)}, student "
+            f"{len(student.output_shapes)}."
+        )
+    if len(student.output_shapes) > 1 and has_graph(teacher.model):
+        check_structures(term, teacher.model.output, student.model.output)
+    for t, s in zip(teacher.output_shapes, student.output_shapes):
+        if class_map is not None:
+            check_class_map(class_map, t[-1], s[-1])
+        elif t[-1] != s[-1] and t[-1] is not None and s[-1] is not None:
+            raise ValueError(
+                f"Expected teacher and student to have the same number of classes. Received: "
+                f"teacher {t[-1]}, student {s[-1]}. Pass `class_map`, for each of the "
+                "student's classes the teacher's, or -1."
+            )
+
+
 def check_activation(term, role, head, units, activation):
     """Raises where a loss over classes meets independent labels, or the reverse."""
     if activation == SIGMOID and head == SOFTMAX:

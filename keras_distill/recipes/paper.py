@@ -154,7 +154,8 @@ def ddgsd(task, temperature=3.0, weight=1.0, feature_weight=5e-4):
 
     Published (youngerous/ddgsd-pytorch, which calls them the paper's): temperature 3, weights 1
     and 5e-4, weight decay 1e-4, rate 0.1, 200 epochs, x 0.1 every 60. Ours: momentum 0.9, batch
-    128. The views differ by their augmentation alone, so this recipe always augments.
+    128. The views differ by their augmentation alone, so this recipe always augments. At equal
+    epochs, as the paper compares, it forwards twice the images of its baseline (budget="epochs").
     """
     student = task.build()
     model = DistortionDistiller(student, temperature, weight, feature_weight)

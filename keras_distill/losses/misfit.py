@@ -1,0 +1,55 @@
+"""What features lack that a loss cannot compare: the answers of `DistillationLoss.misfit`.
+
+Each takes the shapes of teacher and student, batch first, `None` for an unknown size, and
+returns text that follows "Expected", or `None`.
+"""
+
+
+def of_one_shape(teacher, student):
+    """Features have to agree in all sizes but the batch."""
+    if of_one_number(teacher, student) is not None:
+        return "as many features from both"
+    pairs = zip(_as_list(teacher), _as_list(student))
+    return None if all(_agree(t, s) for t, s in pairs) else "features of the same shape"
+
+
+def of_maps(teacher, student):
+    """Features have to be maps, (batch, height, width, channels)."""
+    shapes = [*_as_list(teacher), *_as_list(student)]
+    if all(len(shape) == 4 for shape in shapes):
+        return None
+    return "maps of shape (batch, height, width, channels) from both"
+
+
+def of_vectors(teacher, student):
+    """Features have to be vectors, (batch, size)."""
+    shapes = [*_as_list(teacher), *_as_list(student)]
+    if all(len(shape) == 2 for shape in shapes):
+        return None
+    return "vectors of shape (batch, size) from both"
+
+
+def of_one_number(teacher, student):
+    """Both networks have to give as many features."""
+    if len(_as_list(teacher)) == len(_as_list(student)):
+        return None
+    return "as many features from both"
+
+
+def of_equal_channels(teacher, student):
+    """Each pair of features has to agree in its last size."""
+    pairs = zip(_as_list(teacher), _as_list(student))
+    if all(_agree(t[-1:], s[-1:], start=0) for t, s in pairs):
+        return None
+    return "features with as many channels from both"
+
+
+def _agree(shape, other, start=1):
+    return len(shape) == len(other) and all(
+        a is None or b is None or a == b for a, b in zip(shape[start:], other[start:])
+    )
+
+
+def _as_list(shapes):
+    single = all(size is None or isinstance(size, int) for size in shapes)
+    return [shapes] if single else list(shapes)
