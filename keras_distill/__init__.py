@@ -4,7 +4,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 
 | where | what |
 | --- | --- |
-| `Distiller`, `Term`, `EnsembleTeacher` | the wrappers and the wiring of losses |
+| `Distiller`, `Term`, `Stage`, `EnsembleTeacher` | distillation from a teacher, in stages too |
 | `BornAgain` | generations of one network, each taught by the one before it |
 | `ClassWiseDistiller` | CS-KD: two images of a class are predicted alike |
 | `DistortionDistiller` | DDGSD: two views of an image teach each other |
@@ -20,6 +20,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | `schedules` | weights and temperatures that change with the step |
 | `tap` | a twin of a model that also returns the outputs of named layers |
 | `connectors` | layers that fit a student's feature to a teacher's |
+| `regressors` | the papers' own: FitNet's, RepDistiller's, ActivationBoundary's |
 | `backbones` | CIFAR ResNets and WRNs, small CNNs, builders for keras-cv and keras-hub |
 | `data` | sources, reproducible batches, `Targets` |
 | `metrics`, `callbacks` | agreement, calibration; logs and backups |
@@ -43,6 +44,7 @@ from keras_distill import export
 from keras_distill import losses
 from keras_distill import metrics
 from keras_distill import recipes
+from keras_distill import regressors
 from keras_distill import reporting
 from keras_distill import schedules
 from keras_distill._version import __version__
@@ -58,6 +60,7 @@ from keras_distill.models import MutualLearner
 from keras_distill.models import NativeEnsemble
 from keras_distill.models import ProgressiveDistiller
 from keras_distill.models import SelfDistiller
+from keras_distill.models import Stage
 from keras_distill.models import TeacherFreeDistiller
 from keras_distill.models import Term
 from keras_distill.taps import tap
@@ -75,6 +78,7 @@ __all__ = [
     "NativeEnsemble",
     "ProgressiveDistiller",
     "SelfDistiller",
+    "Stage",
     "TeacherFreeDistiller",
     "Term",
     "__version__",
@@ -87,6 +91,7 @@ __all__ = [
     "losses",
     "metrics",
     "recipes",
+    "regressors",
     "reporting",
     "schedules",
     "tap",

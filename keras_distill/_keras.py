@@ -148,6 +148,11 @@ def serialized(value):
     return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
+def serialized_objects(values):
+    """Registered objects that cannot be called, such as terms, as their configs."""
+    return [keras.saving.serialize_keras_object(value) for value in values]
+
+
 def deserialized(value):
     """The reverse of `serialized`."""
     if isinstance(value, (list, tuple)):

@@ -64,6 +64,7 @@ Epochs = _maybe(int, "Epochs of the student. Default: 20, or the recipe's.")
 Setting = _maybe(str, "Of a recipe: small (a processor) or paper (as published). Default: small.")
 Augment = _maybe(bool, "Shift training images at random, by up to an eighth of the side.")
 Flip = _maybe(bool, "Mirror half of them, with --augment; not for digits, letters.")
+Layers = _maybe(str, "What a loss of layers compares: paths, as in a,b. Default: by the loss.")
 Out = Annotated[str, typer.Option(help="The run's folder.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Remove an earlier run in --out first.")]
 Teacher = _maybe(str, "File whose answers the others are held against.")
@@ -140,8 +141,10 @@ def train(
     ensemble: Ensemble = None,
     loss: _maybe(str, "A loss that `keras-distill losses` lists. Default: SoftTargets.") = None,
     temperature: _maybe(float, "The loss's temperature. Default: the loss's own.") = None,
-    weight: _maybe(float, "Factor of the distillation loss. Default: 0.9.") = None,
-    label_weight: _maybe(float, "Factor of the label loss. Default: 0.1.") = None,
+    weight: _maybe(float, "Factor of the distillation loss. Default: the papers'.") = None,
+    label_weight: _maybe(float, "Factor of the label loss. Default: the papers'.") = None,
+    teacher_layer: Layers = None,
+    student_layer: Layers = None,
     epochs: Epochs = None,
     teacher_epochs: _maybe(int, "Epochs of the teacher. Default: as many.") = None,
     batch_size: _maybe(int, "Images in a batch. Default: 64, or the recipe's.") = None,
@@ -165,6 +168,7 @@ def train(
     \b
     keras-distill train --dataset digits --teacher small-32 --ensemble 5 --student small-4
     keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20 --augment
+    keras-distill train --dataset digits --teacher small-32 --student small-4 --loss Hint
     keras-distill train --dataset photos/ --image-size 64 --teacher big.keras --student small-16
     keras-distill train --dataset fashion_mnist --limit 1000 --recipe mutual
     keras-distill train --dataset cifar100 --recipe dlb --setting paper --student resnet32
@@ -291,12 +295,10 @@ def export(
 
 @app.command()
 def losses():
-    """List the losses for `train --loss`, each with its paper."""
-    from keras_distill import losses as found
-    from keras_distill.recipes.distillation import loss_names
+    """List all losses, family by family, each with its paper; `train --loss` takes them."""
+    from keras_distill.recipes.loss_terms import listed
 
-    for name in loss_names():
-        print(f"{name:24} {getattr(found, name).__doc__.splitlines()[0].partition(': see')[0]}")
+    print(*listed(), sep="\n")
 
 
 @app.command()

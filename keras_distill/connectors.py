@@ -1,7 +1,8 @@
 """Layers that fit a student's feature to a teacher's: channels, space, tokens.
 
 A connector stands on the student's side only, is trained and saved with the wrapper, and is
-never exported with the student.
+never exported with the student. `Term(connector="auto")` chooses by the shapes (`automatic`);
+the papers' own connectors are in `keras_distill.regressors`.
 """
 
 import math
@@ -103,12 +104,42 @@ class TokensToMap(keras.layers.Layer):
         return {**super().get_config(), "height": self.height, "width": self.width}
 
 
+@keras.saving.register_keras_serializable(package="keras_distill")
+class MapToTokens(keras.layers.Layer):
+    """(batch, height, width, channels) to (batch, leading + height * width, channels).
+
+    Args:
+        leading: Tokens in front of the grid (a class token, a distillation token): each is the
+            mean of the map.
+    """
+
+    def __init__(self, leading=0, **kwargs):
+        super().__init__(**kwargs)
+        self.leading = int(leading)
+
+    def call(self, inputs):
+        _, height, width, channels = inputs.shape
+        tokens = ops.reshape(inputs, (-1, height * width, channels))
+        means = [ops.mean(tokens, axis=1, keepdims=True)] * self.leading
+        return ops.concatenate([*means, tokens], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return (batch, self.leading + height * width, channels)
+
+    def get_config(self):
+        return {**super().get_config(), "leading": self.leading}
+
+
 def automatic(student_shape, teacher_shape, name=None):
     """The layer that `Term(connector="auto")` puts on the student's side.
 
-    The order is: rank (a map against a vector is pooled; tokens on a square grid against a map
-    are laid out as one; a map against tokens is flattened), then space (`Resize`), then
-    channels (a 1x1 convolution or a dense layer without activation and with bias).
+    The order is: rank, then space (`Resize`), then channels (a 1x1 convolution or a dense layer
+    without activation and with bias). Of ranks that differ, a map or tokens against a vector
+    are pooled; tokens against a map are laid out as a grid of the map's proportions, or a
+    square one; a map against tokens is resized to a grid of the map's proportions and
+    flattened. Up to two tokens in front of a grid (a class token, a distillation token) are
+    dropped, or filled with the map's mean. Tokens against tokens are a sequence.
 
     Args:
         student_shape: Shape of the student's feature, batch first, `None` for unknown.
@@ -160,15 +191,16 @@ def _fit_rank(student_shape, teacher_shape):
     if teacher_rank == 2 and student_rank == 3:
         return [keras.layers.GlobalAveragePooling1D(dtype="float32")]
     if teacher_rank == 3 and student_rank == 4 and None not in student_shape[1:3]:
-        return [
-            keras.layers.Reshape(
-                (student_shape[1] * student_shape[2], student_shape[3]), dtype="float32"
-            )
-        ]
-    if teacher_rank == 4 and student_rank == 3 and student_shape[1] is not None:
-        side = math.isqrt(student_shape[1])
-        if side > 0 and student_shape[1] - side * side <= 2:
-            return [TokensToMap(side, side, dtype="float32")]
+        grid = _grid(teacher_shape[1], *student_shape[1:3])
+        if grid is None:
+            return [MapToTokens(dtype="float32")]
+        layers = [] if grid == student_shape[1:3] else [Resize(grid, dtype="float32")]
+        leading = teacher_shape[1] - grid[0] * grid[1]
+        return [*layers, MapToTokens(leading, dtype="float32")]
+    if teacher_rank == 4 and student_rank == 3:
+        grid = _grid(student_shape[1], *teacher_shape[1:3]) or _grid(student_shape[1], 1, 1)
+        if grid is not None:
+            return [TokensToMap(*grid, dtype="float32")]
     raise ValueError(
         _checks.message(
             "features that `connector='auto'` can fit (maps, tokens on a square grid, vectors)",
@@ -177,3 +209,14 @@ def _fit_rank(student_shape, teacher_shape):
             "Pass a layer of your own as `connector`.",
         )
     )
+
+
+def _grid(tokens, height, width):
+    """The `(height, width)` of a grid of these proportions that up to two tokens lead."""
+    if None in (tokens, height, width) or min(tokens, height, width) < 1:
+        return None
+    common = math.gcd(height, width)
+    height, width = height // common, width // common
+    scale = math.isqrt(tokens // (height * width))
+    leading = tokens - scale * scale * height * width
+    return (scale * height, scale * width) if scale > 0 and leading <= 2 else None

@@ -30,6 +30,7 @@ RANKS = {
     "heads": 0,
     "schedules": 0,
     "connectors": 1,
+    "regressors": 1,
     "taps": 1,
     "losses": 2,
     "data": 2,

@@ -20,8 +20,7 @@ PACKAGE = pathlib.Path(keras_distill.__file__).parent
 PROMISED = {
     "BornAgain": "student generations temperature label_weight variant",
     "ClassWiseDistiller": "student temperature weight student_from_logits",
-    # `stages` comes behind `class_map` with the stages themselves; what follows is keyword-only.
-    "Distiller": "teacher student distillation_losses student_loss_weight class_map "
+    "Distiller": "teacher student distillation_losses student_loss_weight class_map stages "
     "teacher_from_logits student_from_logits teacher_dtype",
     "DLBModel": "student temperature weight fused_forward",
     "DistortionDistiller": "student temperature weight feature_weight features detach",
@@ -32,13 +31,16 @@ PROMISED = {
     "NativeEnsemble": "model branch_at branches temperature weight gate",
     "ProgressiveDistiller": "student samples alpha epochs table",
     "SelfDistiller": "model exits temperature alpha feature_weight feature_loss preset",
+    "Stage": "name epochs terms trainable optimizer",
     "TeacherFreeDistiller": "student mode preset temperature alpha",
     "Term": "loss teacher student weight temperature connector name",
     "tap": "model paths",
+    "data.balanced_batches": "images labels batch_size samples_per_class",
     "data.class_pairs": "images labels batch_size",
     "data.label_noise": "dataset rate kind seed",
     "data.load": "",
     "data.overlap_batches": "dataset half_batch_size augment carry seed start_epoch",
+    "data.superclass_batches": "images labels features batch_size clusters samples_per_cluster",
     "data.Targets": "",
     "data.two_views": "images labels batch_size augment",
     "data.with_ids": "dataset",
@@ -54,7 +56,10 @@ BASES = {"DistillationLoss", "DistillationModel"}
 WITHOUT_FUNCTION = {"DistillationLoss", "ContrastiveRepresentation", "BoundarySupport"}
 
 # What a loss cannot be built without, for the tests that build every loss.
-EXAMPLE_ARGUMENTS = {"AlphaDivergence": {"alpha": 0.5}}
+EXAMPLE_ARGUMENTS = {
+    "AlphaDivergence": {"alpha": 0.5},
+    "ContrastiveRepresentation": {"samples": 8},
+}
 
 # Constructor arguments that every Keras loss takes.
 KERAS_ARGUMENTS = {"name", "reduction", "dtype", "kwargs"}

@@ -2,6 +2,8 @@
 
 from keras_distill.data.augment import crop_and_flip
 from keras_distill.data.augment import random_uniform
+from keras_distill.data.balanced import balanced_batches
+from keras_distill.data.balanced import superclass_batches
 from keras_distill.data.batches import batches
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
@@ -21,6 +23,7 @@ __all__ = [
     "NoisyImageData",
     "Split",
     "Targets",
+    "balanced_batches",
     "batches",
     "class_pairs",
     "crop_and_flip",
@@ -30,6 +33,7 @@ __all__ = [
     "overlap_batches",
     "random_uniform",
     "steps_per_epoch",
+    "superclass_batches",
     "two_views",
     "with_ids",
 ]

@@ -12,6 +12,7 @@ from keras_distill.data.pipeline import as_float
 from keras_distill.data.pipeline import check_arrays
 from keras_distill.data.pipeline import check_class_weight
 from keras_distill.data.pipeline import check_pipeline
+from keras_distill.data.pipeline import class_of_each
 from keras_distill.data.pipeline import class_weights
 from keras_distill.data.pipeline import made_ahead
 from keras_distill.data.pipeline import on_host
@@ -79,7 +80,7 @@ def class_pairs(
     check_class_weight(class_weight)
     least = int(instance("exclude_self", exclude_self, bool, "True or False"))
     images, labels = check_arrays(*_in_memory(images, labels))
-    classes = _class_of_each(labels)
+    classes = class_of_each(labels)
     members, first, place, size = _index_lists(classes)
     _warn_of_single_images(classes, size)
     order = Order(batch_size, epochs, start_epoch, shuffle, seed, drop_remainder)
@@ -133,18 +134,6 @@ def _in_memory(images, labels):
         )
     parts = zip(*images.as_numpy_iterator())
     return tuple(np.stack(part) for part in parts)
-
-
-def _class_of_each(labels):
-    """The class id of each sample, int64 `(samples,)`; negative where it has none."""
-    one_hot = labels.ndim == 2 and labels.shape[-1] > 1
-    if one_hot and np.allclose(labels.sum(axis=-1), 1.0, atol=1e-3):
-        return labels.argmax(axis=-1).astype("int64")
-    if one_hot or labels.ndim > 2 or not np.array_equal(labels, np.round(labels)):
-        raise ValueError(
-            message("`labels` to be one class id a sample, or one-hot labels", "labels", labels[:2])
-        )
-    return labels.reshape(-1).astype("int64")
 
 
 def _index_lists(classes):

@@ -182,6 +182,18 @@ def on_host(*arrays):
         return [tf.convert_to_tensor(array) for array in arrays]
 
 
+def class_of_each(labels):
+    """The class id of each sample, int64 `(samples,)`; negative where it has none."""
+    one_hot = labels.ndim == 2 and labels.shape[-1] > 1
+    if one_hot and np.allclose(labels.sum(axis=-1), 1.0, atol=1e-3):
+        return labels.argmax(axis=-1).astype("int64")
+    if one_hot or labels.ndim > 2 or not np.array_equal(labels, np.round(labels)):
+        raise ValueError(
+            message("`labels` to be one class id a sample, or one-hot labels", "labels", labels[:2])
+        )
+    return labels.reshape(-1).astype("int64")
+
+
 def class_weights(labels, class_weight):
     """The weight of each label's class, float32 `(batch,)`; 1 where it has none.
 

@@ -86,6 +86,8 @@ def temperature_like(temperature, logits):
     """
     if _checks.is_number(temperature) or not hasattr(temperature, "dtype"):
         temperature = _checks.positive("temperature", temperature)
+        # A cast would go by way of float32.
+        return ops.convert_to_tensor(temperature, dtype=logits.dtype)
     return ops.cast(temperature, logits.dtype)
 
 

@@ -1,9 +1,12 @@
-"""What the losses of feature maps share: maps of one size."""
+"""What the losses of feature maps share: maps of one size, pairs of maps, scale."""
 
 from keras import ops
 
 from keras_distill.connectors import adaptive_average_matrix
 from keras_distill.losses import _logits
+
+# The scale below which a map counts as zeros.
+LEAST_SCALE = 1e-12
 
 
 def matched_maps(teacher_maps, student_maps):
@@ -19,10 +22,11 @@ def matched_maps(teacher_maps, student_maps):
         `(teacher, student)`, alike in height and width.
 
     Raises:
-        ValueError: If one is no map, or the sizes differ and one of them is unknown.
+        ValueError: If one is no map, the batches differ, or the sizes differ and one of them is
+            unknown.
     """
-    check_maps(teacher_maps, student_maps)
     teacher, student = _logits.matched_pair(teacher_maps, student_maps)
+    check_maps(teacher, student)
     for axis in (1, 2):
         sizes = teacher.shape[axis], student.shape[axis]
         if sizes[0] == sizes[1]:
@@ -36,6 +40,18 @@ def matched_maps(teacher_maps, student_maps):
     return teacher, student
 
 
+def matched_pairs(teacher_features, student_features):
+    """`matched_maps` of each pair, of one map a network or of a list of them: a list of pairs."""
+    teachers, students = as_list(teacher_features), as_list(student_features)
+    if len(teachers) != len(students) or not teachers:
+        raise ValueError(
+            "Expected as many maps from teacher and student. Received: "
+            f"{received(teacher_features, student_features)}. Give each of the student's maps the "
+            "teacher's that it is compared with."
+        )
+    return [matched_maps(teacher, student) for teacher, student in zip(teachers, students)]
+
+
 def average_down(x, axis, target):
     """The mean of the adaptive cells along an axis; `x` itself where the size is the target."""
     size = x.shape[axis]
@@ -46,21 +62,34 @@ def average_down(x, axis, target):
 
 
 def check_maps(teacher_maps, student_maps):
-    """Raises unless both are `(batch, height, width, channels)`."""
-    if len(teacher_maps.shape) == 4 and len(student_maps.shape) == 4:
-        return
-    raise ValueError(
-        "Expected maps of shape (batch, height, width, channels). Received: "
-        f"{received(teacher_maps, student_maps)}. Name layers before the pooling."
-    )
+    """Raises unless both are `(batch, height, width, channels)` of one batch."""
+    if len(teacher_maps.shape) != 4 or len(student_maps.shape) != 4:
+        raise ValueError(
+            "Expected maps of shape (batch, height, width, channels). Received: "
+            f"{received(teacher_maps, student_maps)}. Name layers before the pooling."
+        )
+    batches = teacher_maps.shape[0], student_maps.shape[0]
+    if None not in batches and batches[0] != batches[1]:
+        raise ValueError(
+            "Expected maps of the same batch. Received: "
+            f"{received(teacher_maps, student_maps)}. Run both networks on the same samples."
+        )
 
 
 def received(teacher, student):
-    """Both shapes, for a message."""
-    return (
-        f"teacher_features.shape={tuple(teacher.shape)}, "
-        f"student_features.shape={tuple(student.shape)}"
-    )
+    """Both shapes, for a message; of several maps, those of each."""
+    return f"teacher_features.shape={_shape(teacher)}, student_features.shape={_shape(student)}"
+
+
+def _shape(features):
+    if isinstance(features, (list, tuple)):
+        return [tuple(feature.shape) for feature in features]
+    return tuple(features.shape)
+
+
+def as_list(features):
+    """The maps of a network, one or several, in a list."""
+    return list(features) if isinstance(features, (list, tuple)) else [features]
 
 
 def positions(maps):
@@ -69,3 +98,15 @@ def positions(maps):
     if None in (height, width):
         return ops.reshape(maps, (ops.shape(maps)[0], -1, channels))
     return ops.reshape(maps, (-1, height * width, channels))
+
+
+def of_unit_size(maps):
+    """Each sample over its largest magnitude, a constant; a sample below 1e-12 becomes 0.
+
+    For losses that no scale of a sample changes, whose powers would leave the range of float32.
+    """
+    axes = tuple(range(1, len(maps.shape)))
+    largest = ops.max(ops.abs(ops.stop_gradient(maps)), axis=axes, keepdims=True)
+    present = largest > LEAST_SCALE
+    scale = 1.0 / ops.where(present, largest, ops.ones_like(largest))
+    return maps * ops.where(present, scale, ops.zeros_like(scale))

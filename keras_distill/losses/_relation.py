@@ -6,6 +6,7 @@ from keras_distill import _checks
 from keras_distill import distribution
 from keras_distill._ops import flatten_samples
 from keras_distill.losses import _logits
+from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
 
 
@@ -21,6 +22,9 @@ class RelationLoss(DistillationLoss):
     def __init__(self, gather=False, **kwargs):
         super().__init__(**kwargs)
         self.gather = _checks.instance("gather", gather, bool, "True or False")
+
+    def misfit(self, teacher_shapes, student_shapes):
+        return misfit.of_one_feature(teacher_shapes, student_shapes)
 
     def get_config(self):
         return {**super().get_config(), "gather": self.gather}

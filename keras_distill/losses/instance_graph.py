@@ -11,6 +11,10 @@ from keras_distill.losses import _relation
 from keras_distill.losses._relation import RelationLoss
 
 PARTS = "(earlier map, later map, pooled vector, logits)"
+FITTING_MAPS = (
+    "maps of known sizes, the later one no larger than the earlier one and with as many channels "
+    "or twice as many"
+)
 LEAST_DISTANCE = 1e-12
 
 
@@ -130,13 +134,17 @@ def _over_largest(x, own_largest, gather):
     return x / ops.where(largest > 0, largest, ops.ones_like(largest))
 
 
+def _maps_fit(earlier, later):
+    """Whether maps of these shapes can be one network's f1 and f2."""
+    known = None not in (*earlier[1:], *later[1:])
+    sizes = known and all(earlier[axis] >= later[axis] for axis in (1, 2))
+    return sizes and later[-1] in (earlier[-1], 2 * earlier[-1])
+
+
 def _check_maps(earlier, later):
-    known = None not in (*earlier.shape[1:], *later.shape[1:])
-    sizes = known and all(earlier.shape[axis] >= later.shape[axis] for axis in (1, 2))
-    if not sizes or later.shape[-1] not in (earlier.shape[-1], 2 * earlier.shape[-1]):
+    if not _maps_fit(earlier.shape, later.shape):
         raise ValueError(
-            "Expected maps of known sizes, the later one no larger than the earlier one and with "
-            "as many channels or twice as many. Received: earlier map of shape "
+            f"Expected {FITTING_MAPS}. Received: earlier map of shape "
             f"{tuple(earlier.shape)}, later map of shape {tuple(later.shape)}. Tap layers that "
             "fit, or put a connector on the student's."
         )
@@ -171,6 +179,16 @@ class InstanceGraph(RelationLoss):
         self.transformation_weight = _checks.non_negative(
             "transformation_weight", transformation_weight
         )
+
+    def misfit(self, teacher_shapes, student_shapes):
+        for shapes in (teacher_shapes, student_shapes):
+            several = isinstance(shapes, list)
+            if not several or [len(shape) for shape in shapes] != [4, 4, 2, 2]:
+                return f"four features from both, {PARTS}"
+        if teacher_shapes[3][-1] != student_shapes[3][-1]:
+            return "logits of as many classes from both"
+        fit = all(_maps_fit(*shapes[:2]) for shapes in (teacher_shapes, student_shapes))
+        return None if fit else f"of each network {FITTING_MAPS}"
 
     def call(self, y_true, y_pred):
         weights = self.vertex_weight, self.edge_weight, self.transformation_weight

@@ -21,6 +21,17 @@ def of_maps(teacher, student):
     return "maps of shape (batch, height, width, channels) from both"
 
 
+def of_matched_maps(teacher, student):
+    """Features have to be as many maps, whose sizes are known where they differ."""
+    expected = of_one_number(teacher, student) or of_maps(teacher, student)
+    if expected is not None:
+        return expected
+    for t, s in zip(_as_list(teacher), _as_list(student)):
+        if any(None in sizes and sizes[0] != sizes[1] for sizes in zip(t[1:3], s[1:3])):
+            return "maps of known height and width from both"
+    return None
+
+
 def of_vectors(teacher, student):
     """Features have to be vectors, (batch, size)."""
     shapes = [*_as_list(teacher), *_as_list(student)]
@@ -34,6 +45,21 @@ def of_one_number(teacher, student):
     if len(_as_list(teacher)) == len(_as_list(student)):
         return None
     return "as many features from both"
+
+
+def of_one_feature(teacher, student):
+    """Both networks have to give one feature with an axis behind the batch."""
+    shapes = [*_as_list(teacher), *_as_list(student)]
+    if len(shapes) == 2 and all(len(shape) >= 2 for shape in shapes):
+        return None
+    return "one feature of shape (batch, ..., size) from both"
+
+
+def of_one_vector(teacher, student):
+    """Both networks have to give one vector, (batch, size)."""
+    if of_one_feature(teacher, student) is None and of_vectors(teacher, student) is None:
+        return None
+    return "one vector of shape (batch, size) from both, such as a pooled layer's"
 
 
 def of_equal_channels(teacher, student):

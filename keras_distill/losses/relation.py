@@ -9,6 +9,7 @@ from keras_distill import _checks
 from keras_distill._ops import l2_normalize
 from keras_distill.losses import _logits
 from keras_distill.losses import _relation
+from keras_distill.losses import misfit
 from keras_distill.losses._relation import RelationLoss
 
 PKT_MODES = ("code", "paper")
@@ -245,7 +246,9 @@ def similarity_preserving(teacher_features, student_features, gather=False):
 class ProbabilisticTransfer(RelationLoss):
     """Nearness as probabilities, PKT (Passalis & Tefas 2018): see `probabilistic_transfer`.
 
-    With `supervised_weight` it needs labels: `y_true` is `(teacher_features, labels)`.
+    With `supervised_weight` it needs labels: `y_true` is `(teacher_features, labels)`. An
+    unlabelled sample (-1) is of no class to the others; its own row counts 0 in a `Term`, as in
+    every loss that needs labels. A second term without `supervised_weight` keeps it.
 
     Args:
         mode: `"code"` (mean over all pairs) or `"paper"` (sum, without a sample's own).
@@ -259,6 +262,9 @@ class ProbabilisticTransfer(RelationLoss):
         self.mode = _checks.one_of("mode", mode, PKT_MODES)
         self.supervised_weight = _checks.non_negative("supervised_weight", supervised_weight)
         self.needs_labels = self.supervised_weight > 0
+
+    def misfit(self, teacher_shapes, student_shapes):
+        return misfit.of_one_vector(teacher_shapes, student_shapes)
 
     def call(self, y_true, y_pred):
         teacher, labels = y_true if self.needs_labels else (y_true, None)
@@ -289,6 +295,12 @@ class CorrelationCongruence(RelationLoss):
         self.order = _checks.positive_integer("order", order)
         self.mode = _checks.one_of("mode", mode, CONGRUENCE_MODES)
         self.kernel = _checks.one_of("kernel", kernel, CONGRUENCE_KERNELS)
+
+    def misfit(self, teacher_shapes, student_shapes):
+        expected = misfit.of_one_vector(teacher_shapes, student_shapes)
+        if expected is None and self.mode == "neighbors":
+            return misfit.of_one_shape(teacher_shapes, student_shapes)
+        return expected
 
     def call(self, y_true, y_pred):
         options = self.gamma, self.order, self.mode, self.kernel, self.gather

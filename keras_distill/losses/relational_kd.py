@@ -7,6 +7,7 @@ from keras_distill import _checks
 from keras_distill._ops import l2_normalize
 from keras_distill.losses import _anchors
 from keras_distill.losses import _relation
+from keras_distill.losses import misfit
 from keras_distill.losses._relation import RelationLoss
 
 
@@ -112,6 +113,9 @@ class _Relational(RelationLoss):
     def __init__(self, normalize=False, gather=False, **kwargs):
         super().__init__(gather, **kwargs)
         self.normalize = _checks.instance("normalize", normalize, bool, "True or False")
+
+    def misfit(self, teacher_shapes, student_shapes):
+        return misfit.of_one_vector(teacher_shapes, student_shapes)
 
     def get_config(self):
         return {**super().get_config(), "normalize": self.normalize}

@@ -73,6 +73,11 @@ class TrainedLoss(DistillationLoss, keras.layers.Layer):
             self, teacher_outputs, student_outputs, sample_weight, training=training
         )
 
+    @property
+    def frozen_variables(self):
+        """Variables of its layers that it uses and never trains; another term may."""
+        return []
+
     def get_build_config(self):
         """The shapes that the layers were made for."""
         return None if self._shapes is None else {"shapes": self._shapes}

@@ -13,6 +13,7 @@ from keras_distill.models.mutual import MutualLearner
 from keras_distill.models.native_ensemble import NativeEnsemble
 from keras_distill.models.progressive import ProgressiveDistiller
 from keras_distill.models.self_distiller import SelfDistiller
+from keras_distill.models.stages import Stage
 from keras_distill.models.teacher_free import TeacherFreeDistiller
 from keras_distill.models.terms import Term
 
@@ -30,6 +31,7 @@ __all__ = [
     "NativeEnsemble",
     "ProgressiveDistiller",
     "SelfDistiller",
+    "Stage",
     "TeacherFreeDistiller",
     "Term",
 ]

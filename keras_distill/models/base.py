@@ -40,12 +40,15 @@ class DistillationModel(FrozenNetworks):
         `training_label_loss(labels, outputs, sample_weight)`: the label loss of a step;
         `metric_data(outputs, targets, sample_weight)`: what the compiled metrics see of it;
         `after_update()`: what follows each update of the weights;
-        `student_loss_weight`: the factor of the label loss in training, a number or a tensor.
+        `student_loss_weight`: the factor of the label loss in training, a number or a tensor;
+        `silent_terms`: names of terms that take no part at present, whose logs are left out.
 
     Args:
         term_names: Names of the terms, each of which gets a log of its own.
         name, dtype: As in `keras.Model`.
     """
+
+    silent_terms = ()
 
     def __init__(self, term_names, name=None, dtype=None, **kwargs):
         super().__init__(name=name, dtype=dtype, autocast=False, **kwargs)
@@ -173,19 +176,30 @@ class DistillationModel(FrozenNetworks):
             label_loss = self.training_label_loss(targets.labels, outputs, sample_weight)
         if label_loss is not None:
             self._log(self._label_loss_tracker, label_loss, rows)
-            losses.append(label_loss if outputs is None else label_loss * self.student_loss_weight)
+            losses.append(label_loss if outputs is None else label_loss * self.label_loss_weight)
         losses.extend(self._aggregate_additional_loss(loss) for loss in self.losses)
         if outputs is not None:
             compares = outputs.terms is not None
             values = self.term_values(outputs, targets, sample_weight) if compares else []
-            for tracker, (_, value, weight) in zip(self._term_trackers, values):
-                self._log(tracker, value, rows)
+            trackers = {tracker.name: tracker for tracker in self._term_trackers}
+            for name, value, weight in values:
+                self._log(trackers[name], value, rows)
                 losses.append(ops.cast(value, "float32") * weight)
             if training and self._step_counter is not None:
                 self._step_counter.assign_add(1)
         if not losses:
             return ops.zeros(())
         return sum(ops.cast(loss, "float32") for loss in losses)
+
+    @property
+    def label_loss_weight(self):
+        """The factor of the label loss in training, at present."""
+        return self.student_loss_weight
+
+    @property
+    def updated_variables(self):
+        """The variables that a step updates, where the step is our own (on TensorFlow)."""
+        return self.trainable_variables
 
     def training_label_loss(self, labels, outputs, sample_weight):
         """The label loss of a training step; several networks override it."""
@@ -234,7 +248,8 @@ class DistillationModel(FrozenNetworks):
             silent = list(self._term_trackers)
         if self._compile_loss is None:
             silent.append(self._label_loss_tracker)
-        return {name: value for name, value in logs.items() if name not in {m.name for m in silent}}
+        silent = {metric.name for metric in silent} | set(self.silent_terms)
+        return {name: value for name, value in logs.items() if name not in silent}
 
     @property
     def step(self):
@@ -273,7 +288,7 @@ class DistillationModel(FrozenNetworks):
         import tensorflow as tf
 
         x, y, sample_weight = _keras.unpack_x_y_sample_weight(*args)
-        trained = self.trainable_variables
+        trained = self.updated_variables
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in trained])
             outputs = self(x, training=True)

@@ -1,53 +1,27 @@
 """Knowledge distillation from a frozen teacher into a student."""
 
-from typing import Any
-from typing import NamedTuple
-
 import keras
-from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
-from keras_distill.models import labels as label_rules
 from keras_distill.models.base import DistillationModel
-from keras_distill.models.base import Outputs
-from keras_distill.models.ensemble import EnsembleTeacher
-from keras_distill.models.ensemble_network import EnsembleNetwork
-from keras_distill.models.network import Network
+from keras_distill.models.comparison import Comparison
+from keras_distill.models.comparison import split_inputs
 from keras_distill.models.network import check_compute_dtype
+from keras_distill.models.stages import FollowStages
+from keras_distill.models.stages import Parts
+from keras_distill.models.stages import StageOptimizer
+from keras_distill.models.stages import checked_stages
+from keras_distill.models.stages import stage_of
+from keras_distill.models.stages import terms_of
 from keras_distill.models.terms import BoundTerm
-from keras_distill.models.terms import Term
-from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import as_terms
-from keras_distill.models.wiring import check_inputs
-from keras_distill.models.wiring import check_predictions
-from keras_distill.models.wiring import check_separate
-from keras_distill.models.wiring import check_structures
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import normalized_class_map
-from keras_distill.models.wiring import shapes_of_inputs
-from keras_distill.models.wiring import shared_classes
 from keras_distill.models.wiring import unique_names
 
 _TEACHER = "a keras.Model or an EnsembleTeacher"
 _LEFT_OUT = object()  # the teacher of a wrapper that was saved without it
-
-
-class _Compared(NamedTuple):
-    """What the terms of a step see.
-
-    Attributes:
-        teacher, student: What the networks gave.
-        features: For each term `(teacher's, student's)` features, or `None`.
-        inputs: Those of the teacher and of the student.
-        training: Whether it is a training step.
-    """
-
-    teacher: Any
-    student: Any
-    features: Any
-    inputs: Any
-    training: bool
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -67,11 +41,13 @@ class Distiller(DistillationModel):
             `keras.Sequential([keras.Input(...), keras.layers.Resizing(...), teacher])`.
         student: A `keras.Model`, changed in place.
         distillation_losses: A loss, a `Term`, or a list of them. A loss alone compares
-            predictions.
+            predictions. `None` with `stages`.
         student_loss_weight: Factor of the label loss. Defaults to 1.
         class_map: Aligns label sets that differ: for each of the student's classes the
             teacher's class, or -1 for none (a sequence), or a dict of the classes that both
             know. Response losses then see the shared classes alone.
+        stages: A list of `kd.Stage`, each with terms, epochs and an optimizer of its own, which
+            one `fit` runs one after another.
         teacher_from_logits, student_from_logits: Whether the models return logits. Only for
             models whose graph does not tell (subclassed, or ending in a layer of your own);
             without it the outputs for the first batch decide, before training.
@@ -104,9 +80,10 @@ class Distiller(DistillationModel):
         self,
         teacher,
         student,
-        distillation_losses,
+        distillation_losses=None,
         student_loss_weight=1.0,
         class_map=None,
+        stages=None,
         *,
         teacher_from_logits=None,
         student_from_logits=None,
@@ -117,8 +94,18 @@ class Distiller(DistillationModel):
         _checks.instance("student", student, keras.Model, "a keras.Model")
         if teacher is not _LEFT_OUT:
             _checks.instance("teacher", teacher, keras.Model, _TEACHER)
-        terms = as_terms(distillation_losses)
-        names = unique_names([term.name for term in terms], taken={"loss", "label_loss"})
+        if stages is None:
+            terms = [as_terms(distillation_losses)]
+        else:
+            if distillation_losses is not None:
+                raise ValueError(
+                    "Expected `distillation_losses` or `stages`. Received: both. Put the losses "
+                    "into the `terms` of the stages."
+                )
+            stages = checked_stages(stages)
+            terms = [stage.terms for stage in stages]
+        flat = [term for of_stage in terms for term in of_stage]
+        names = unique_names([term.name for term in flat], taken={"loss", "label_loss", "stage"})
         kwargs.setdefault("dtype", dtype_policy_of(student))
         super().__init__(term_names=names, name=name, **kwargs)
         self.student_loss_weight = _checks.non_negative("student_loss_weight", student_loss_weight)
@@ -127,19 +114,38 @@ class Distiller(DistillationModel):
         self.student_from_logits = student_from_logits
         self.teacher_dtype = check_compute_dtype("teacher_dtype", teacher_dtype)
         self.student = student
-        self.terms = [BoundTerm(term, name) for term, name in zip(terms, names)]
-        self._student_network = Network(
-            student, "student", self._paths("student_paths"), from_logits=student_from_logits
-        )
-        self._teacher_network = None
+        self.terms = [BoundTerm(term, name) for term, name in zip(flat, names)]
+        self._parts = Parts(stages, self._comparisons(stages, [len(own) for own in terms]))
+        self.assistants = []
+        if stages is not None:
+            own = [stage.student for stage in stages if stage.student is not None]
+            self.assistants = list({id(network): network for network in own}.values())
+            self._stage = self.add_weight(
+                shape=(), initializer="zeros", dtype="int32", trainable=False, name="stage"
+            )
         if teacher is _LEFT_OUT:
-            self._connect_saved()
+            for part in self._parts.comparisons:
+                part.connect_saved()
             teacher = None
         self.teacher = teacher
-        self.built = bool(student.built)
+        self.built = all(part.student.built for part in self._parts.comparisons)
+        if stages is not None and self.built:
+            self._parts.check_trained()
 
-    def _paths(self, side):
-        return [path for term in self.terms for path in getattr(term, side)]
+    def _comparisons(self, stages, counts):
+        bound = iter(self.terms)
+        comparisons = []
+        for stage, count in zip(stages or [None], counts):
+            student, weight = self.student, self.student_loss_weight
+            if stage is not None:
+                student = self.student if stage.student is None else stage.student
+                if stage.student_loss_weight is not None:
+                    weight = stage.student_loss_weight
+            terms = [next(bound) for _ in range(count)]
+            comparisons.append(
+                Comparison(student, terms, weight, self.class_map, self.student_from_logits)
+            )
+        return comparisons
 
     # The teacher may be missing in a wrapper that was saved without it, and set later.
 
@@ -148,46 +154,26 @@ class Distiller(DistillationModel):
             self._bind_teacher(value)
         super().__setattr__(name, value)
 
-    def _connect_saved(self):
-        """Builds connectors that were resolved before the wrapper was saved without teacher."""
-        for term in self.terms:
-            if term.on_features and not term.is_automatic:
-                shapes = [self._student_network.feature_shape(p) for p in term.student_paths]
-                term.connect(None, shapes)
-
     def _bind_teacher(self, teacher):
-        if teacher is None:
-            self._teacher_network = None
-            return
-        _checks.instance("teacher", teacher, keras.Model, _TEACHER)
-        check_separate(teacher, self.student)
-        kind = EnsembleNetwork if isinstance(teacher, EnsembleTeacher) else Network
-        network = kind(
-            teacher,
-            "teacher",
-            self._paths("teacher_paths"),
-            from_logits=self.teacher_from_logits,
-            frozen=True,
-            compute_dtype=self.teacher_dtype,
-        )
-        for term in self.terms:
-            if term.on_features:
-                shapes = (
-                    [network.feature_shape(path) for path in term.teacher_paths],
-                    [self._student_network.feature_shape(p) for p in term.student_paths],
-                )
-                if term.connectors is None:
-                    term.connect(*shapes)
-                else:
-                    term.check_shapes(*shapes)
-            else:
-                check_predictions(term, network, self._student_network, self.class_map)
-        self._teacher_network = network
+        if teacher is not None:
+            _checks.instance("teacher", teacher, keras.Model, _TEACHER)
+        options = self.teacher_from_logits, self.teacher_dtype
+        for stage, part in zip(self._parts.stages or [None], self._parts.comparisons):
+            own = None if stage is None else stage.teacher
+            part.bind_teacher(teacher if own is None else own, *options)
 
     def set_teacher(self, teacher):
         """Gives a wrapper that was saved without its teacher one to train with."""
         with _keras.unlocked(self):
             self.teacher = teacher
+
+    @property
+    def _ids_without_gradient(self):
+        # What a term holds and does not train, such as a paraphraser, another term may train.
+        terms = getattr(self, "terms", [])
+        held = {id(v) for term in terms for v in term.variables}
+        trained = {id(v) for term in terms for v in term.trainable_variables}
+        return super()._ids_without_gradient | (held - trained)
 
     @property
     def inference_model(self):
@@ -199,150 +185,151 @@ class Distiller(DistillationModel):
         """The student's: see `DistillationModel.output_names`."""
         return getattr(self.student, "output_names", None)
 
-    # Forward.
+    # Stages.
+
+    @property
+    def stages(self):
+        """The `Stage`s, or `None`."""
+        return self._parts.stages
+
+    @property
+    def stage(self):
+        """The number of the stage that runs or ran last, from 0."""
+        return self._parts.active
+
+    @property
+    def silent_terms(self):
+        """Names of the terms of other stages."""
+        own = {term.name for term in self._parts.current.terms}
+        return [term.name for term in self.terms if term.name not in own]
+
+    def begin_stage(self, number):
+        """Goes on with a stage, as `fit` does in its first epoch.
+
+        Args:
+            number: Its position in `stages`.
+        """
+        self._stage.assign(number)
+        if number == self._parts.active:
+            return
+        self._parts.active = number
+        _unscaled(self.optimizer).begin(number)
+        self._set_step_counter()
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+        self.test_function = None
+
+    def finish_stage(self):
+        """Ends a stage as the end of `fit` would: averages of weights take their place."""
+        self.optimizer.finalize_variable_values(self.trainable_weights)
+
+    @property
+    def label_loss_weight(self):
+        return self._parts.current.label_weight
+
+    @property
+    def updated_variables(self):
+        if self.stages is None:
+            return self.trainable_variables
+        return self._parts.trained(self._parts.active)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=None, *args, **kwargs):
+        """As `keras.Model.fit`; with `stages`, `epochs` defaults to those of all stages.
+
+        Callbacks, `initial_epoch` and data sets with `steps_per_epoch` count the epochs of all
+        stages. Each epoch's logs hold the number of its `stage`.
+        """
+        if self.stages is None:
+            return super().fit(x, y, batch_size, 1 if epochs is None else epochs, *args, **kwargs)
+        total = sum(stage.epochs for stage in self.stages)
+        given = kwargs.pop("callbacks", None)
+        given = keras.tree.flatten(given) if given else []
+        return super().fit(
+            x,
+            y,
+            batch_size,
+            total if epochs is None else epochs,
+            *args,
+            callbacks=[FollowStages(self.stages), *given],
+            **kwargs,
+        )
+
+    # Forward and terms.
 
     def forward(self, inputs, training):
-        if self._teacher_network is None:
-            raise ValueError(
-                "Expected a teacher to train with. Received: a Distiller saved with "
-                "include_teacher=False. Call distiller.set_teacher(teacher) first."
-            )
-        teacher_inputs, student_inputs = self.split_inputs(inputs)
-        teacher = self._teacher_network(teacher_inputs)
-        student = self._student_network(student_inputs, training=training)
-        compared = []
-        for term in self.terms:
-            if term.on_features:
-                targets = [
-                    zero_masked(self._feature("teacher", teacher, p)) for p in term.teacher_paths
-                ]
-                features = [self._feature("student", student, p) for p in term.student_paths]
-                compared.append((targets, term.connected(features, training)))
-            else:
-                compared.append(None)
-        inputs = teacher_inputs, student_inputs
-        return Outputs(student.prediction, _Compared(teacher, student, compared, inputs, training))
+        return self._parts.current.forward(inputs, training)
 
     def infer(self, inputs):
-        return self.student(self.split_inputs(inputs)[1], training=False)
-
-    def split_inputs(self, inputs):
-        """`(teacher's inputs, student's inputs)`; the same where one `x` serves both."""
-        if isinstance(inputs, dict) and set(inputs) == {"teacher", "student"}:
-            own = {name.split(":")[0] for name in getattr(self.student, "input_names", None) or ()}
-            if own != {"teacher", "student"}:
-                return inputs["teacher"], inputs["student"]
-        return inputs, inputs
-
-    def _feature(self, side, outputs, path):
-        network = self._teacher_network if side == "teacher" else self._student_network
-        return outputs.features[network.paths.index(path)]
-
-    # Terms.
+        return self.student(split_inputs(self.student, inputs)[1], training=False)
 
     def term_values(self, outputs, targets, sample_weight):
-        terms, step = outputs.terms, self.step
-        given = {"step": step, "ids": targets.get("ids"), "training": terms.training}
-        values = []
-        for term, features in zip(self.terms, terms.features):
-            if term.on_inputs:
-                networks = self._teacher_network.class_scores, self._student_network.class_scores
-                value = term.value_on_inputs(*networks, terms.inputs, targets.labels, sample_weight)
-            elif features is not None:
-                pair = [side[0] if len(side) == 1 else tuple(side) for side in features]
-                value = term.value(*pair, targets.labels, sample_weight, **given)
-            else:
-                value = self._prediction_value(term, terms, targets, sample_weight, given)
-            values.append((term.name, value, term.current_weight(step)))
-        return values
+        return self._parts.current.term_values(
+            outputs, targets, sample_weight, self.step, self.output_names
+        )
 
-    def _prediction_value(self, term, terms, targets, sample_weight, given):
-        teacher, student, step = terms.teacher, terms.student, given["step"]
-        count = len(student.scores)
-        keys = label_rules.output_keys(student.prediction, self.output_names)
-        labels = label_rules.by_output(targets.labels, count, keys)
-        weights = label_rules.by_output(sample_weight, count, keys)
-        check_structures(term, teacher.prediction, student.prediction)
-        predictions = keras.tree.flatten(teacher.prediction), keras.tree.flatten(student.prediction)
-        total = 0.0
-        for i in range(count):
-            if getattr(term.loss, "on_logits", False):
-                temperature = term.current_temperature(step)
-                pair = (
-                    self._teacher_network.logits(teacher, i, term.loss, temperature),
-                    self._student_network.logits(student, i, term.loss, temperature),
-                )
-                if self.class_map is not None:
-                    pair, labels[i], weights[i] = shared_classes(
-                        self.class_map, pair, labels[i], weights[i], term.loss
-                    )
-                mask = _keras.get_keras_mask(predictions[1][i])
-                if mask is not None:
-                    pair = pair[0], ops.copy(pair[1])
-                    _keras.set_keras_mask(pair[1], mask)
-            else:
-                pair = predictions[0][i], predictions[1][i]
-            total = total + term.value(*pair, labels[i], weights[i], **given)
-        return total
+    # Compiling and checks.
 
-    # Checks.
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """As `DistillationModel.compile`; with `stages`, each gets a copy of the optimizer."""
+        if self.stages is not None and optimizer is not None:
+            groups = [
+                lambda number=number: self._parts.trained(number)
+                for number in range(len(self.stages))
+            ]
+            optimizer = StageOptimizer.for_stages(optimizer, self.stages, groups)
+            optimizer.begin(self._parts.active)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def check_label_loss(self, loss):
-        outputs = getattr(self.student, "output", None)
-        keys = label_rules.output_keys(outputs, self.output_names)
-        label_rules.check_heads(loss, self._student_network.heads, keys=keys)
+        for part in self._parts.comparisons:
+            part.check_label_loss(loss, self.output_names)
 
     def check_data(self, x, y):
         super().check_data(x, y)
-        if self._teacher_network is None:
-            raise ValueError(
-                "Expected a teacher to train with. Received: a Distiller saved with "
-                "include_teacher=False. Call distiller.set_teacher(teacher) first."
-            )
-        label_rules.check_class_ids(self._compiled_loss, y, self._student_network.output_shapes)
-        networks = (self._teacher_network, self._student_network)
-        for network, own in zip(networks, self.split_inputs(shapes_of_inputs(x))):
-            check_inputs(network.model, network.role, own)
-        if not any(network.is_open for network in networks):
-            return
-        inputs = _keras.first_inputs(x)
-        for network, own in zip(networks, self.split_inputs(inputs)):
-            if network.is_open:
-                if inputs is None:
-                    raise ValueError(
-                        f"Expected to know whether the {network.role} returns logits. Received: "
-                        f"a model without a graph and a generator of data. Pass "
-                        f"{network.role}_from_logits=True or False."
-                    )
-                network.settle(own)
-        self.check_label_loss(self._compiled_loss)
-        for term in self.terms:
-            if not term.on_features:
-                check_predictions(
-                    term, self._teacher_network, self._student_network, self.class_map
-                )
+        for part in self._parts.comparisons:
+            part.check_data(x, y, self._compiled_loss, self.output_names)
 
     # Saving.
 
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if self.stages is not None:
+            number = int(keras.ops.convert_to_numpy(self._stage))
+            if self.optimizer is not None:
+                self.begin_stage(number)
+            self._parts.active = number
+
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         config = super().get_config()
         config.pop("dtype", None)
-        return {
+        config = {
             **config,
             "name": self.name,
-            "teacher": None if self._hides_frozen else serialize(self.teacher),
-            "student": serialize(self.student),
-            "distillation_losses": [
-                {"class_name": "Term", "config": term.get_config(), "name": term.name}
-                for term in self.terms
-            ],
+            "teacher": None if self._hides_frozen else _keras.serialized(self.teacher),
+            "student": _keras.serialized(self.student),
             "student_loss_weight": self.student_loss_weight,
             "class_map": self.class_map,
             "teacher_from_logits": self.teacher_from_logits,
             "student_from_logits": self.student_from_logits,
             "teacher_dtype": self.teacher_dtype,
         }
+        terms = [
+            [{"class_name": "Term", "config": term.get_config(), "name": term.name} for term in own]
+            for own in (part.terms for part in self._parts.comparisons)
+        ]
+        if self.stages is None:
+            return {**config, "distillation_losses": terms[0]}
+        places = {id(network): i for i, network in enumerate(self.assistants)}
+        stages = [
+            {
+                **stage.get_config(),
+                "terms": own,
+                "student": places.get(id(stage.student)),
+                "teacher": places.get(id(stage.teacher)),
+            }
+            for stage, own in zip(self.stages, terms)
+        ]
+        return {**config, "stages": stages, "assistants": _keras.serialized(self.assistants)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -350,10 +337,11 @@ class Distiller(DistillationModel):
         with keras.saving.custom_object_scope(custom_objects or {}):
             for name in ("teacher", "student"):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
-            config["distillation_losses"] = [
-                Term.from_config({**term["config"], "name": term["name"]})
-                for term in config["distillation_losses"]
-            ]
+            assistants = _keras.deserialized(config.pop("assistants", []))
+            if config.get("stages") is None:
+                config["distillation_losses"] = terms_of(config["distillation_losses"])
+            else:
+                config["stages"] = [stage_of(stage, assistants) for stage in config["stages"]]
         if config["teacher"] is None:
             config["teacher"] = _LEFT_OUT
         return cls(**config)
@@ -368,12 +356,16 @@ class Distiller(DistillationModel):
             distiller: A `keras.distillation.Distiller`. Its teacher and student are shared,
                 not copied. The teacher's `trainable`, which Keras set to `False`, is left so.
         """
-        from keras_distill.models.from_keras import terms_of
+        from keras_distill.models import from_keras
 
         return cls(
             distiller.teacher,
             distiller.student,
-            terms_of(distiller),
+            from_keras.terms_of(distiller),
             student_loss_weight=float(distiller.student_loss_weight),
             name=distiller.name,
         )
+
+
+def _unscaled(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -104,11 +104,15 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(trainable_variables)
         by_id = {id(v): g for g, v in zip(grads, trainable_variables)}
-        for optimizer, group in zip(self.optimizers, self._groups):
+        for optimizer, group in self.applied():
             pairs = [(by_id[id(v)], v) for v in group if id(v) in by_id]
             if pairs:
                 optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
         return self.iterations
+
+    def applied(self):
+        """The optimizers that an update applies, each with its variables."""
+        return zip(self.optimizers, self._groups)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         mapping = [

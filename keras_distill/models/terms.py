@@ -175,6 +175,11 @@ class BoundTerm(keras.layers.Layer):
         )
 
     @property
+    def trainable_variables(self):
+        frozen = {id(v) for v in getattr(self.loss, "frozen_variables", ())}
+        return [v for v in super().trainable_variables if id(v) not in frozen]
+
+    @property
     def is_automatic(self):
         """Whether a connector still waits for the teacher's shape."""
         return "auto" in _as_list(self._term.connector)

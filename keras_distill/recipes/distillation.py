@@ -1,16 +1,16 @@
 """`keras-distill train`: a teacher, or several, and a student distilled from it."""
 
 import dataclasses
-import inspect
+
+import keras
 
 from keras_distill import _checks
 from keras_distill import data
-from keras_distill import losses
 from keras_distill import reporting
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
-from keras_distill.models.terms import Term
 from keras_distill.recipes import evaluation
+from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
 from keras_distill.recipes import training
@@ -27,10 +27,12 @@ class Settings:
         teacher: A network's name, trained first, or a `.keras` file, taken as it is.
         ensemble: Number of teachers that are trained together and averaged.
         student: A network's name or a `.keras` file to start from.
-        loss: A class of `keras_distill.losses` that compares predictions.
+        loss: A class of `keras_distill.losses`.
         temperature: The loss's; None for its own default.
-        weight: Factor of the distillation loss.
-        label_weight: Factor of the label loss.
+        weight: Factor of the distillation loss; None for the papers' (`loss_terms.USES`).
+        label_weight: Factor of the label loss; None for the papers' beside that loss.
+        teacher_layer, student_layer: Paths of the layers that the loss compares, separated by
+            commas; None for those in `loss_terms.USES`.
         epochs: Epochs of the student.
         teacher_epochs: Epochs of the teacher; None for as many.
         batch_size, learning_rate, seed: Of every training.
@@ -48,8 +50,10 @@ class Settings:
     ensemble: int = 1
     loss: str = "SoftTargets"
     temperature: float | None = None
-    weight: float = 0.9
-    label_weight: float = 0.1
+    weight: float | None = None
+    label_weight: float | None = None
+    teacher_layer: str | None = None
+    student_layer: str | None = None
     epochs: int = 20
     teacher_epochs: int | None = None
     batch_size: int = 64
@@ -62,7 +66,8 @@ class Settings:
     def __post_init__(self):
         _checks.positive_integer("ensemble", self.ensemble)
         for name in ("weight", "label_weight"):
-            _checks.non_negative(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                _checks.non_negative(name, getattr(self, name))
         if self.ensemble > 1 and networks.is_file(self.teacher):
             raise ValueError(
                 f"Expected --ensemble only with a teacher that is trained here. Received: "
@@ -76,57 +81,6 @@ class Settings:
             padding = max(1, image_side // 8)
             augment = data.crop_and_flip(padding=padding, flip=self.flip)
         return training.Training(epochs, self.batch_size, self.learning_rate, self.seed, augment)
-
-
-def loss_names():
-    """The names of the losses that compare predictions and need no arguments."""
-    return [
-        name
-        for name in losses.__all__
-        if getattr(getattr(losses, name), "on_logits", False) and not _needed(name)
-    ]
-
-
-def _needed(name):
-    """The arguments that a loss cannot do without."""
-    return [
-        argument
-        for argument, parameter in inspect.signature(getattr(losses, name)).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-    ]
-
-
-def loss_named(name, temperature=None):
-    """The loss of that name, with that temperature.
-
-    Args:
-        name: A class of `keras_distill.losses` that compares predictions.
-        temperature: None for the class's default.
-
-    Raises:
-        ValueError: If there is no such loss, it has no temperature, or asks for more than the
-            command line can say.
-    """
-    known = loss_names()
-    if name not in known:
-        in_python = name in losses.__all__ and inspect.isclass(getattr(losses, name))
-        near = _checks.nearest_names(str(name), known)
-        hint = f"Nearest: {', '.join(near)}. " if near else ""
-        if in_python:
-            hint = "That one needs arguments or layers: wire it in Python, with kd.Term. "
-        raise ValueError(
-            _checks.message("`loss` to be one that `keras-distill losses` lists", "loss", name)
-            + f" {hint}".rstrip()
-        )
-    found = getattr(losses, name)
-    if temperature is None:
-        return found()
-    if "temperature" not in inspect.signature(found).parameters:
-        raise ValueError(
-            _checks.message(f"no `temperature` for {name}", "temperature", temperature)
-            + " It has none: leave the option out."
-        )
-    return found(temperature=temperature)
 
 
 def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
@@ -144,7 +98,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
     Returns:
         What `results.json` holds.
     """
-    loss = loss_named(settings.loss, settings.temperature)
+    loss_terms.check(settings.loss, settings.temperature)
     split = data.load(
         settings.dataset,
         settings.data_dir,
@@ -162,16 +116,27 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
 
     # What is wrong with a network or the wiring is told before anything is trained.
     candidates = [network(name, settings.seed) for name in (settings.teacher, settings.student)]
-    _distiller(*candidates, loss, settings).compile(loss=networks.label_loss(candidates[1]))
+    wiring = loss_terms.wired(settings, *candidates, train)
+    steps = data.steps_per_epoch(len(train), own.batch_size) * own.epochs
+
+    def distiller(teacher, student):
+        keras.utils.set_random_seed(settings.seed)  # for connectors and losses with layers
+        terms = wiring.terms(steps)
+        return Distiller(teacher, student, terms, student_loss_weight=wiring.label_weight)
+
+    distiller(*candidates).compile(loss=networks.label_loss(candidates[1]))
 
     run = reporting.RunFolder(out)
-    if training.begin(run, {"command": "train", **dataclasses.asdict(settings)}, restart):
+    told = {"command": "train", **dataclasses.asdict(settings), **wiring.settings()}
+    if training.begin(run, told, restart):
         say(f"Going on with the run in {run.path}: what is finished is not trained again.")
 
-    def fit(name, file, make, how):
+    say(str(wiring))
+
+    def fit(name, file, make, how, **options):
         say(f"{name}: {len(train)} images, epochs: {how.epochs}")
         log = {"model": name, "seed": settings.seed}
-        return training.train(run, file, make, train, how, log=log, verbose=verbose)
+        return training.train(run, file, make, train, how, log=log, verbose=verbose, **options)
 
     def make_teacher():
         seeds = [settings.seed + MEMBER_SEEDS * (k + 1) for k in range(settings.ensemble)]
@@ -191,13 +156,14 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
 
     def make_student():
         student = network(settings.student, settings.seed)
-        return _distiller(teacher, student, loss, settings), student
+        return distiller(teacher, student), student
 
     def make_baseline():
         student = network(settings.student, settings.seed)
         return student, student
 
-    trained = {"student distilled": fit("student distilled", "student", make_student, own)}
+    distilled = fit("student distilled", "student", make_student, own, ids=wiring.needs_ids)
+    trained = {"student distilled": distilled}
     if settings.baseline:
         alone = fit("student alone", "student_alone", make_baseline, own)
         trained = {"student alone": alone, **trained}
@@ -216,7 +182,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
                 [evaluation.scores(found, test.labels, said)],
             )
         )
-    temperature = getattr(loss, "temperature", None)
+    temperature = getattr(wiring.loss(), "temperature", None)
     run_results.write_pictures(run, teacher, trained["student distilled"], test, temperature)
     results = {
         "title": f"{settings.student} distilled from {settings.teacher} on {settings.dataset}",
@@ -231,8 +197,3 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
     say(f"Student: {training.model_path(run, 'student')}")
     say(f"Report: {path}" if path else f"No report: {missing}")
     return results
-
-
-def _distiller(teacher, student, loss, settings):
-    term = Term(loss, weight=settings.weight)
-    return Distiller(teacher, student, term, student_loss_weight=settings.label_weight)

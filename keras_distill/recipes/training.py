@@ -138,7 +138,7 @@ def model_path(run, name):
     return pathlib.Path(run) / "models" / f"{name}.keras"
 
 
-def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=0):
+def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=0, ids=False):
     """Trains one network of a run, unless it is finished, and saves it.
 
     Args:
@@ -152,6 +152,7 @@ def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=
             `{"model": "distilled", "seed": 0}`.
         callbacks: More Keras callbacks.
         verbose: As in `fit`.
+        ids: Whether the batches carry the ids of the samples, as in `kd.data.batches`.
 
     Returns:
         The trained network, read back from its file, not compiled.
@@ -170,6 +171,7 @@ def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=
             start_epoch=start_epoch,
             augment=training.augment,
             seed=training.seed,
+            ids=ids,
         )
 
     compile = {

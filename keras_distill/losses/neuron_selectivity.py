@@ -1,0 +1,146 @@
+"""Neuron selectivity transfer: how the maps of a network's channels are distributed."""
+
+import keras
+from keras import ops
+
+from keras_distill import _checks
+from keras_distill._ops import l2_normalize
+from keras_distill.losses import _maps
+from keras_distill.losses import misfit
+from keras_distill.losses.base import DistillationLoss
+
+KERNELS = ("poly", "linear", "gaussian")
+# Of unit vectors; below it channels differ by rounding alone.
+LEAST_VARIANCE = 1e-8
+
+
+def neuron_selectivity(teacher_features, student_features, kernel="poly", degree=2, offset=0.0):
+    """NST: the squared maximum mean discrepancy of the channels.
+
+    Each channel of an image, flattened to its positions and over its norm, is a sample: `t_i` of
+    the teacher, `s_j` of the student. The value of an image is
+
+        mean_ij k(t_i, t_j) + mean_ij k(s_i, s_j) - 2 mean_ij k(t_i, s_j)
+
+    with the kernel `(x . y + offset)^degree` ("poly": at 2 and 0 the Gram matrices are matched),
+    `x . y` ("linear") or `exp(-||x - y||^2 / (2 sigma^2))` ("gaussian"), where `sigma^2` is the
+    mean of `||t_i - s_j||^2` over the image's pairs, a constant to the gradient and 1e-8 at the
+    least. Several maps a network, in lists, are summed over the pairs.
+
+    Channels may differ. Where sizes differ, the larger map is averaged down to the smaller, height
+    and width each on its own. A channel of zeros counts as the zero vector. Rounding can take the
+    value of nearly equal features below 0, by some 1e-7.
+
+    Weight in use: 50 with "poly", beside the label loss (official code, RepDistiller, mdistiller),
+    there on the last map of each of the three stages. The paper weighs by lambda / 2.
+
+    Args:
+        teacher_features: Tensor `(batch, height, width, channels)`, a constant to the gradient,
+            or a list of them.
+        student_features: Tensor `(batch, other height, other width, other channels)`, or a list
+            of as many.
+        kernel: `"poly"`, `"linear"` or `"gaussian"`.
+        degree: The exponent of the "poly" kernel only, a whole number above 0.
+        offset: What the "poly" kernel only adds to a product, 0 or more.
+
+    Returns:
+        Tensor `(batch,)`, 0 at equal features. No positive scale of a channel changes it, nor the
+        order of the channels, nor, of "poly" with an even degree and no offset, a channel's sign.
+
+    Raises:
+        ValueError: If the features are no maps, the batches or numbers of maps differ, a size is
+            unknown where sizes differ, or an option is unknown.
+
+    References:
+        Huang & Wang 2017, https://arxiv.org/abs/1707.01219. Convention of RepDistiller.
+        Deviation: the teacher's term stays in the value, which the official code
+        (TuSimple/neuron-selectivity-transfer) leaves out; the gradient is the same.
+        Deviation: the norm has no epsilon in its root, of which the official code has 1e-10.
+        Deviation: the paper leaves open which pairs give `sigma^2`; here they are those of
+        teacher and student, and it has no gradient.
+    """
+    _checks.one_of("kernel", kernel, KERNELS)
+    degree = _checks.positive_integer("degree", degree)
+    offset = _checks.non_negative("offset", offset)
+    total = 0.0
+    for teacher, student in _maps.matched_pairs(teacher_features, student_features):
+        teacher, student = (l2_normalize(_maps.positions(x), axis=1) for x in (teacher, student))
+        if kernel == "linear":
+            value = _linear(teacher, student)
+        elif kernel == "poly":
+            value = _polynomial(teacher, student, degree, offset)
+        else:
+            value = _gaussian(teacher, student)
+        total = total + value
+    return total
+
+
+def _linear(teacher, student):
+    """The squared distance of the means, which the three terms make."""
+    difference = ops.mean(student, axis=-1) - ops.mean(teacher, axis=-1)
+    return ops.sum(ops.square(difference), axis=-1)
+
+
+def _polynomial(teacher, student, degree, offset):
+    def mean_of(x, y):
+        return _mean_of_pairs(ops.power(_products(x, y) + offset, degree))
+
+    return mean_of(teacher, teacher) + mean_of(student, student) - 2.0 * mean_of(teacher, student)
+
+
+def _gaussian(teacher, student):
+    # Distances are those of the vectors less a common one, and exacter.
+    both = ops.stop_gradient(ops.concatenate([teacher, student], axis=-1))
+    center = ops.mean(both, axis=-1, keepdims=True)
+    teacher, student = teacher - center, student - center
+    across = _squared_distances(teacher, student)
+    variance = ops.maximum(_mean_of_pairs(ops.stop_gradient(across)), LEAST_VARIANCE)
+
+    def mean_of(squares):
+        return _mean_of_pairs(ops.exp(-0.5 * squares / variance[:, None, None]))
+
+    within = mean_of(_squared_distances(teacher, teacher))
+    within = within + mean_of(_squared_distances(student, student))
+    return within - 2.0 * mean_of(across)
+
+
+def _squared_distances(x, y):
+    of_x, of_y = (ops.sum(ops.square(z), axis=1) for z in (x, y))
+    return of_x[:, :, None] + of_y[:, None, :] - 2.0 * _products(x, y)
+
+
+def _products(x, y):
+    """Of `(batch, positions, C)` and `(batch, positions, D)`: `(batch, C, D)`."""
+    return ops.matmul(ops.transpose(x, (0, 2, 1)), y)
+
+
+def _mean_of_pairs(x):
+    return ops.mean(x, axis=(1, 2))
+
+
+@keras.saving.register_keras_serializable(package="keras_distill")
+class NeuronSelectivity(DistillationLoss):
+    """Neuron selectivity transfer, NST (Huang & Wang 2017): see `neuron_selectivity`.
+
+    Args:
+        kernel: `"poly"`, `"linear"` or `"gaussian"`.
+        degree: The exponent of the "poly" kernel only, a whole number above 0.
+        offset: What the "poly" kernel only adds to a product, 0 or more.
+        **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
+    """
+
+    def __init__(self, kernel="poly", degree=2, offset=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel = _checks.one_of("kernel", kernel, KERNELS)
+        self.degree = _checks.positive_integer("degree", degree)
+        self.offset = _checks.non_negative("offset", offset)
+
+    def misfit(self, teacher_shapes, student_shapes):
+        return misfit.of_matched_maps(teacher_shapes, student_shapes)
+
+    def call(self, y_true, y_pred):
+        return neuron_selectivity(y_true, y_pred, self.kernel, self.degree, self.offset)
+
+    def get_config(self):
+        options = {"kernel": self.kernel, "degree": self.degree, "offset": self.offset}
+        return {**super().get_config(), **options}
