@@ -5,6 +5,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | where | what |
 | --- | --- |
 | `Distiller`, `Term`, `Stage`, `EnsembleTeacher` | distillation from a teacher, in stages too |
+| `ReusedClassifierDistiller` | SimKD: the student takes over its teacher's classifier |
 | `BornAgain` | generations of one network, each taught by the one before it |
 | `ClassWiseDistiller` | CS-KD: two images of a class are predicted alike |
 | `DistortionDistiller` | DDGSD: two views of an image teach each other |
@@ -59,6 +60,7 @@ from keras_distill.models import MeanTeacher
 from keras_distill.models import MutualLearner
 from keras_distill.models import NativeEnsemble
 from keras_distill.models import ProgressiveDistiller
+from keras_distill.models import ReusedClassifierDistiller
 from keras_distill.models import SelfDistiller
 from keras_distill.models import Stage
 from keras_distill.models import TeacherFreeDistiller
@@ -77,6 +79,7 @@ __all__ = [
     "MutualLearner",
     "NativeEnsemble",
     "ProgressiveDistiller",
+    "ReusedClassifierDistiller",
     "SelfDistiller",
     "Stage",
     "TeacherFreeDistiller",

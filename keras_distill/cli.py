@@ -296,7 +296,7 @@ def export(
 @app.command()
 def losses():
     """List all losses, family by family, each with its paper; `train --loss` takes them."""
-    from keras_distill.recipes.loss_terms import listed
+    from keras_distill.recipes.loss_names import listed
 
     print(*listed(), sep="\n")
 

@@ -203,7 +203,7 @@ def _fit_rank(student_shape, teacher_shape):
             return [TokensToMap(*grid, dtype="float32")]
     raise ValueError(
         _checks.message(
-            "features that `connector='auto'` can fit (maps, tokens on a square grid, vectors)",
+            "features that `connector='auto'` can fit (maps, tokens on a grid, vectors)",
             "student_shape, teacher_shape",
             (student_shape, teacher_shape),
             "Pass a layer of your own as `connector`.",

@@ -92,6 +92,15 @@ def logs_of_the_ensemble(logs):
     return {"loss": logs["loss"], "accuracy": logs["ensemble_accuracy"]}
 
 
+def reused_classifier(**options):
+    """SimKD with a label loss beside it."""
+    teacher, student = network("teacher", 5, **options), network("student", **options)
+    batch_norm = options.get("batch_norm", True)
+    return kd.ReusedClassifierDistiller(
+        teacher, student, student_loss_weight=0.5, batch_norm=batch_norm
+    )
+
+
 def with_ids(images, labels):
     """Labels with the positions of the samples."""
     return images, kd.data.Targets(labels=labels, ids=np.arange(len(labels)))
@@ -206,6 +215,7 @@ WRAPPERS = {
     "MeanTeacher": Wrapper(mean_teacher, in_pairs),
     "MeanTeacher, official mode": Wrapper(official_mean_teacher),
     "NativeEnsemble": Wrapper(native_ensemble),
+    "ReusedClassifierDistiller": Wrapper(reused_classifier),
     "SelfDistiller": Wrapper(self_distiller),
 }
 

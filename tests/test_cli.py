@@ -1,5 +1,6 @@
 """The command line: help, errors in one line, training, evaluation, export, and going on."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -80,10 +81,13 @@ def test_help_explains_each_command_with_an_example(call, command):
             assert len(line.split()) > 1
 
 
-def test_losses_are_listed_with_what_they_are(call):
+def test_every_loss_is_listed_with_what_it_is(call):
     status, out, _ = call("losses")
     assert status == 0
-    assert "SoftTargets" in out and "Hinton et al. 2015" in out
+    listed = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    classes = {name for name in kd.losses.__all__ if inspect.isclass(getattr(kd.losses, name))}
+    assert len(listed) == len(set(listed)) and set(listed) == classes - {"DistillationLoss"}
+    assert "Knowledge distillation (Hinton et al. 2015). https://arxiv.org/abs/1503.02531" in out
 
 
 def test_recipes_are_listed_with_their_papers(call):
@@ -145,7 +149,16 @@ NETWORKS = {"--dataset": "digits", "--teacher": "small-3", "--student": "small-2
         ({"--teacher": "big.keras"}, "big.keras"),
         ({"--student": "smal-4"}, "small-4"),
         ({"--loss": "SoftTarget"}, "SoftTargets"),
-        ({"--loss": "Hint"}, "in Python"),
+        ({"--loss": "AlphaDivergence"}, "in Python"),
+        ({"--loss": "DistillationLoss"}, "lists"),
+        ({"--loss": "hint"}, "Nearest: Hint"),
+        ({"--loss": "Hint", "--temperature": "4"}, "no `temperature` for Hint"),
+        ({"--loss": "Hint", "--teacher-layer": "stage9"}, "stage2"),
+        ({"--loss": "Hint", "--teacher-layer": "stage1,stage2"}, "as many layers"),
+        ({"--loss": "AttentionTransfer", "--student-layer": "pool,pool"}, "as many layers"),
+        ({"--loss": "RelationalAngle", "--student-layer": "pool,head"}, "as many layers"),
+        ({"--loss": "RelationalAngle", "--ensemble": "2"}, "one teacher for RelationalAngle"),
+        ({"--teacher-layer": "pool"}, "no --teacher-layer"),
         ({"--temperature": "0"}, "temperature"),
         ({"--weight": "-1"}, "weight"),
         ({"--epochs": "0"}, "epochs"),

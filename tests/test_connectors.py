@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_distill as kd
 from keras_distill import connectors
 
 
@@ -32,9 +33,15 @@ def names(connector):
         ((10, 4), (6,), ["GlobalAveragePooling1D", "Dense"]),
         ((10, 4), (10, 6), ["Dense"]),
         ((10, 4), (25, 6), ["Resize", "Dense"]),
-        ((4, 4, 3), (16, 6), ["Reshape", "Dense"]),
-        ((4, 4, 3), (9, 3), ["Reshape", "Resize"]),
+        ((4, 4, 3), (16, 6), ["MapToTokens", "Dense"]),
+        ((4, 4, 3), (9, 3), ["Resize", "MapToTokens"]),
+        ((4, 4, 3), (10, 3), ["Resize", "MapToTokens"]),
+        ((8, 4, 3), (20, 3), ["Resize", "MapToTokens"]),  # 6 x 3 and two tokens in front
+        ((4, 4, 3), (13, 3), ["MapToTokens", "Resize"]),  # no grid: a sequence
         ((16, 4), (4, 4, 6), ["TokensToMap", "Conv2D"]),
+        ((24, 4), (4, 6, 6), ["TokensToMap", "Conv2D"]),
+        ((25, 4), (2, 3, 4), ["TokensToMap", "Resize"]),
+        ((16, 4), (3, 4, 4), ["TokensToMap", "Resize"]),  # no grid of 3:4, so a square
         ((17, 4), (4, 4, 4), ["TokensToMap"]),
         ((18, 4), (8, 8, 6), ["TokensToMap", "Resize", "Conv2D"]),
     ],
@@ -108,8 +115,33 @@ def test_tokens_to_map_drops_leading_tokens():
     np.testing.assert_array_equal(run(connectors.TokensToMap(2, 2), x), expected)
 
 
+def test_tokens_take_the_proportions_of_the_map():
+    """24 tokens and a class token against 2 x 3: a grid of 4 x 6, averaged in cells of 2 x 2."""
+    x = random(2, 25, 3)
+    connector = connectors.automatic((None, 25, 3), (None, 2, 3, 3))
+    expected = x[:, 1:].reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(run(connector, x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_map_becomes_a_grid_of_tokens_behind_its_mean():
+    """8 x 4 against 2 x 1 tokens and two in front: averaged place by place, not in a row."""
+    x = random(2, 8, 4, 3)
+    connector = connectors.automatic((None, 8, 4, 3), (None, 4, 3))
+    places = x.reshape(2, 2, 4, 4, 3).mean((2, 3))
+    mean = places.mean(1, keepdims=True)
+    expected = np.concatenate([mean, mean, places], axis=1)
+    np.testing.assert_allclose(run(connector, x), expected, rtol=1e-5, atol=1e-6)
+    plain = run(connectors.MapToTokens(), x)
+    np.testing.assert_array_equal(plain, x.reshape(2, 32, 3))
+
+
 @pytest.mark.parametrize(
-    "layer", [connectors.Resize((3, 4), name="r"), connectors.TokensToMap(2, 3, name="t")]
+    "layer",
+    [
+        connectors.Resize((3, 4), name="r"),
+        connectors.TokensToMap(2, 3, name="t"),
+        connectors.MapToTokens(1, name="m"),
+    ],
 )
 def test_config_round_trip(layer):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
@@ -136,6 +168,88 @@ def test_what_cannot_be_fitted_is_an_error(student, teacher):
 def test_volumes_of_the_same_rank_are_fitted():
     connector = connectors.automatic((None, 4, 4, 4, 2), (None, 2, 2, 2, 3))
     assert run(connector, random(2, 4, 4, 4, 2)).shape == (2, 2, 2, 2, 3)
+
+
+def shaped(shape, name):
+    """A classifier whose layer "tap" has this shape."""
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(int(np.prod(shape)), name="hidden")(inputs)
+    x = keras.layers.Reshape(shape, name="tap")(x)
+    x = keras.layers.Flatten(name="flat")(x)
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x), name=name)
+
+
+FITTED = {
+    "channels": ((4, 4, 3), (4, 4, 13)),
+    "height and width": ((8, 5, 3), (4, 7, 13)),
+    "adaptive cells": ((8, 8, 3), (5, 3, 13)),
+    "tokens to a map": ((25, 3), (2, 3, 13)),
+    "a map to tokens": ((6, 4, 3), (7, 13)),
+    "tokens": ((9, 3), (5, 13)),
+    "vectors": ((3,), (13,)),
+    "a map to a vector": ((4, 4, 3), (13,)),
+    "tokens to a vector": ((9, 3), (13,)),
+}
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_a_wrapper_trains_and_saves_the_connector_and_exports_none(kind, tmp_path):
+    mine, theirs = FITTED[kind]
+    teacher, student = shaped(theirs, "teacher"), shaped(mine, "student")
+    variables = [v.path for v in student.variables]
+    term = kd.Term(kd.losses.Hint(), "tap", "tap", connector="auto")
+    model = kd.Distiller(teacher, student, term)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    connector = model.terms[0].connectors[0]
+    before = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    frozen = [keras.ops.convert_to_numpy(v) for v in teacher.variables]
+    model.fit(random(8, 6), np.arange(8) % 3, batch_size=8, verbose=0)
+    trained = {id(v) for v in model.trainable_variables}
+    assert trained == {id(v) for v in [*student.variables, *connector.variables]}
+    for old, variable in zip(before, model.trainable_variables):
+        assert np.any(old != keras.ops.convert_to_numpy(variable))
+    for old, variable in zip(frozen, teacher.variables):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
+    model.save(tmp_path / "w.keras")
+    loaded = keras.saving.load_model(tmp_path / "w.keras")
+    x = random(4, *mine)
+    np.testing.assert_array_equal(run(loaded.terms[0].connectors[0], x), run(connector, x))
+    student.save(tmp_path / "s.keras")
+    alone = keras.saving.load_model(tmp_path / "s.keras")
+    assert [v.path for v in alone.variables] == variables
+    assert 13 not in {size for v in alone.variables for size in v.shape}
+
+
+@pytest.mark.tensorflow
+def test_no_export_holds_a_connector(tmp_path):
+    """The teacher's 13 channels, which the connectors alone share, are in no exported tensor."""
+    import tensorflow as tf
+
+    mine, theirs = FITTED["height and width"]
+    teacher, student = shaped(theirs, "teacher"), shaped(mine, "student")
+    terms = [
+        kd.Term(kd.losses.Hint(), "tap", "tap", connector="auto"),
+        kd.Term(kd.losses.Hint(), "tap", "tap", name="given", connector=regressor(theirs)),
+    ]
+    model = kd.Distiller(teacher, student, terms)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(random(8, 6), np.arange(8) % 3, batch_size=8, verbose=0)
+    served = tf.saved_model.load(str(kd.export.saved_model(model, tmp_path / "served")))
+    assert len(served.variables) == len(student.variables)
+    assert 13 not in {size for v in served.variables for size in v.shape}
+    path = kd.export.tflite(model, tmp_path / "s.tflite")
+    interpreter = tf.lite.Interpreter(str(path))
+    sizes = {int(n) for t in interpreter.get_tensor_details() for n in t["shape"]}
+    assert 13 not in sizes and 3 in sizes
+    x = random(4, 6)
+    np.testing.assert_allclose(served.serve(x), student(x), rtol=1e-5, atol=1e-6)
+
+
+def regressor(target_shape):
+    """Sizes, then channels, by layers of the papers."""
+    return keras.Sequential(
+        [connectors.Resize(target_shape[:2]), kd.regressors.ConvBatchNorm(target_shape[-1])]
+    )
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -30,6 +30,7 @@ PROMISED = {
     "MutualLearner": "students temperature weight peers reduce update devices",
     "NativeEnsemble": "model branch_at branches temperature weight gate",
     "ProgressiveDistiller": "student samples alpha epochs table",
+    "ReusedClassifierDistiller": "teacher student teacher_layer student_layer",
     "SelfDistiller": "model exits temperature alpha feature_weight feature_loss preset",
     "Stage": "name epochs terms trainable optimizer",
     "TeacherFreeDistiller": "student mode preset temperature alpha",

@@ -5,7 +5,7 @@ from keras import ops
 from keras_distill.connectors import adaptive_average_matrix
 from keras_distill.losses import _logits
 
-# The scale below which a map counts as zeros.
+# The magnitude below which a map counts as zeros.
 LEAST_SCALE = 1e-12
 
 
@@ -100,13 +100,13 @@ def positions(maps):
     return ops.reshape(maps, (-1, height * width, channels))
 
 
-def of_unit_size(maps):
-    """Each sample over its largest magnitude, a constant; a sample below 1e-12 becomes 0.
+def of_unit_size(x, least=LEAST_SCALE):
+    """Each sample over its largest magnitude, a constant; where that is below `least`, 0.
 
     For losses that no scale of a sample changes, whose powers would leave the range of float32.
     """
-    axes = tuple(range(1, len(maps.shape)))
-    largest = ops.max(ops.abs(ops.stop_gradient(maps)), axis=axes, keepdims=True)
-    present = largest > LEAST_SCALE
+    axes = tuple(range(1, len(x.shape)))
+    largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=axes, keepdims=True)
+    present = largest > least
     scale = 1.0 / ops.where(present, largest, ops.ones_like(largest))
-    return maps * ops.where(present, scale, ops.zeros_like(scale))
+    return x * ops.where(present, scale, ops.zeros_like(scale))

@@ -55,8 +55,8 @@ def attention_transfer(teacher_features, student_features, power=2, mode="code",
         official code (szagoruyko/attention-transfer) and RepDistiller.
         Deviation: the magnitude is taken before any power; RepDistiller raises the feature itself,
         which for an odd power and negative features is no attention.
-        Deviation: features are divided by their largest magnitude first, so that small ones
-        (below 1e-6 at power 2) are normalised too; below 1e-12 they count as 0.
+        Deviation: an attention map is divided by its largest entry before its norm, so that small
+        features (below 1e-6 at power 2) are normalised too; below 1e-12 they count as 0.
     """
     power = _power(power)
     _checks.one_of("mode", mode, MODES)
@@ -74,10 +74,14 @@ def attention_transfer(teacher_features, student_features, power=2, mode="code",
 
 def _attention(features, power, maps):
     """`(batch, height, width, channels)` -> `(batch, positions)` of norm 1, or 0."""
-    features = _maps.of_unit_size(features)
+    if power != 2:  # higher powers would leave the range of float32
+        features = _maps.of_unit_size(features)
     if maps == "max":
-        return l2_normalize(flatten_samples(_raised(ops.max(ops.abs(features), axis=-1), power)))
-    return l2_normalize(flatten_samples(ops.sum(_raised(features, power), axis=-1)))
+        attention = _raised(ops.max(ops.abs(features), axis=-1), power)
+    else:
+        attention = ops.sum(_raised(features, power), axis=-1)
+    least = _maps.LEAST_SCALE**2
+    return l2_normalize(_maps.of_unit_size(flatten_samples(attention), least))
 
 
 def _raised(x, power):

@@ -1,5 +1,7 @@
 """Neuron selectivity transfer: how the maps of a network's channels are distributed."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -12,6 +14,8 @@ from keras_distill.losses.base import DistillationLoss
 KERNELS = ("poly", "linear", "gaussian")
 # Of unit vectors; below it channels differ by rounding alone.
 LEAST_VARIANCE = 1e-8
+# The squared norm below which a channel counts as zeros.
+LEAST_SQUARE = 1e-24
 
 
 def neuron_selectivity(teacher_features, student_features, kernel="poly", degree=2, offset=0.0):
@@ -64,28 +68,41 @@ def neuron_selectivity(teacher_features, student_features, kernel="poly", degree
     offset = _checks.non_negative("offset", offset)
     total = 0.0
     for teacher, student in _maps.matched_pairs(teacher_features, student_features):
-        teacher, student = (l2_normalize(_maps.positions(x), axis=1) for x in (teacher, student))
-        if kernel == "linear":
-            value = _linear(teacher, student)
-        elif kernel == "poly":
-            value = _polynomial(teacher, student, degree, offset)
+        teacher, student = _maps.positions(teacher), _maps.positions(student)
+        if kernel == "poly":
+            total = total + _polynomial(teacher, student, degree, offset)
         else:
-            value = _gaussian(teacher, student)
-        total = total + value
+            discrepancy = _linear if kernel == "linear" else _gaussian
+            units = (l2_normalize(x, axis=1) for x in (teacher, student))
+            total = total + discrepancy(*units)
     return total
+
+
+def _polynomial(teacher, student, degree, offset):
+    # The products are divided by the norms, not the features, which are many more.
+    products = {"tt": _gram(teacher), "ss": _gram(student), "ts": _products(teacher, student)}
+    norms = {side: _inverse_norms(products[2 * side]) for side in "ts"}
+
+    def mean_of(pair):
+        first, second = (norms[side] for side in pair)
+        base = products[pair] * first[:, :, None] * second[:, None, :] + offset
+        return _mean_of_pairs(math.prod([base] * degree))
+
+    return mean_of("tt") + mean_of("ss") - 2.0 * mean_of("ts")
+
+
+def _inverse_norms(gram):
+    """`(batch, C)`: one over the norms of the channels, 0 for a channel of zeros."""
+    squares = ops.diagonal(gram, axis1=1, axis2=2)
+    present = squares > LEAST_SQUARE
+    inverse = 1.0 / ops.sqrt(ops.where(present, squares, ops.ones_like(squares)))
+    return ops.where(present, inverse, ops.zeros_like(inverse))
 
 
 def _linear(teacher, student):
     """The squared distance of the means, which the three terms make."""
     difference = ops.mean(student, axis=-1) - ops.mean(teacher, axis=-1)
     return ops.sum(ops.square(difference), axis=-1)
-
-
-def _polynomial(teacher, student, degree, offset):
-    def mean_of(x, y):
-        return _mean_of_pairs(ops.power(_products(x, y) + offset, degree))
-
-    return mean_of(teacher, teacher) + mean_of(student, student) - 2.0 * mean_of(teacher, student)
 
 
 def _gaussian(teacher, student):
@@ -112,6 +129,18 @@ def _squared_distances(x, y):
 def _products(x, y):
     """Of `(batch, positions, C)` and `(batch, positions, D)`: `(batch, C, D)`."""
     return ops.matmul(ops.transpose(x, (0, 2, 1)), y)
+
+
+@ops.custom_gradient
+def _gram(x):
+    """`_products(x, x)`, with half the work of their general gradient."""
+
+    def gradient(*args, upstream=None):
+        if upstream is None:
+            (upstream,) = args
+        return ops.matmul(x, upstream + ops.transpose(upstream, (0, 2, 1)))
+
+    return _products(x, x), gradient
 
 
 def _mean_of_pairs(x):

@@ -12,6 +12,7 @@ from keras_distill.models.mean_teacher import MeanTeacher
 from keras_distill.models.mutual import MutualLearner
 from keras_distill.models.native_ensemble import NativeEnsemble
 from keras_distill.models.progressive import ProgressiveDistiller
+from keras_distill.models.reused_classifier import ReusedClassifierDistiller
 from keras_distill.models.self_distiller import SelfDistiller
 from keras_distill.models.stages import Stage
 from keras_distill.models.teacher_free import TeacherFreeDistiller
@@ -30,6 +31,7 @@ __all__ = [
     "MutualLearner",
     "NativeEnsemble",
     "ProgressiveDistiller",
+    "ReusedClassifierDistiller",
     "SelfDistiller",
     "Stage",
     "TeacherFreeDistiller",

@@ -30,6 +30,7 @@ class Deepest(NamedTuple):
         position: Which output of that layer it is.
         width: Size of the feature.
         map_shape: Shape of the last map before it, `None` where there is none.
+        map_path: Path of the layer that returns that map, or `None`.
         kind: "linear" (logits), "softmax" or "sigmoid".
         classifier: Path of the last dense layer.
     """
@@ -38,6 +39,7 @@ class Deepest(NamedTuple):
     position: int
     width: int
     map_shape: Any
+    map_path: Any
     kind: str
     classifier: str
 
@@ -87,7 +89,7 @@ def find_deepest(model):
         prefix + source.name,
         position,
         width,
-        _last_map(graph, call.inputs[0], outer),
+        *_last_map(graph, call.inputs[0], outer),
         kind,
         prefix + call.name,
     )
@@ -98,13 +100,13 @@ def _is_vector(shape):
 
 
 def _last_map(graph, tensor, outer):
-    """Shape of the first tensor above `tensor` that has places; `None` at the model's input."""
+    """Shape and path of the first tensor above `tensor` that has places; else `None`s."""
     outer = list(outer)
     while _is_vector(tensor.shape):
         call, position = graph.producer[id(tensor)]
         if call.is_input:
             if not outer:
-                return None
+                return None, None
             inputs = [id(x) for x in keras.tree.flatten(graph.input)]
             graph, nested = outer.pop()
             tensor = nested.inputs[inputs.index(id(tensor))]
@@ -114,7 +116,8 @@ def _last_map(graph, tensor, outer):
             tensor = graph.outputs[position]
         else:
             tensor = call.inputs[0]
-    return tuple(tensor.shape)
+    names = [nested.name for _, nested in outer] + [graph.producer[id(tensor)][0].name]
+    return tuple(tensor.shape), "/".join(names)
 
 
 # Where exits may stand.

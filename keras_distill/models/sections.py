@@ -5,7 +5,7 @@ import keras
 from keras_distill import _graph
 
 
-def section(model, start=None, end=None):
+def section(model, start=None, end=None, shape=None):
     """The part of a model between two layers, a functional model with the same weights.
 
     It holds no layer that `end` does not need; nested models are cut too.
@@ -14,6 +14,8 @@ def section(model, start=None, end=None):
         model: A model with a graph.
         start: Path of the layer whose output the part takes; `None` for the model's inputs.
         end: Path of the layer whose output it returns; `None` for the model's outputs.
+        shape: Shape of what the part takes at `start`, batch first, where it is another than
+            that of the layer's output.
 
     Returns:
         A `keras.Model`.
@@ -25,16 +27,16 @@ def section(model, start=None, end=None):
     first, _, first_rest = (start or "").partition("/")
     last, _, last_rest = (end or "").partition("/")
     if first_rest and last_rest and first == last:
-        return section(graph.names[first].operation, first_rest, last_rest)
+        return section(graph.names[first].operation, first_rest, last_rest, shape)
     inputs, values = graph.input, None
     if start is not None:
         call = graph.names[first]
         if first_rest:
-            rest = section(call.operation, first_rest)
+            rest = section(call.operation, first_rest, shape=shape)
             inputs = _fresh_input(rest.inputs[0])
             outputs = rest(inputs)
         else:
-            inputs = outputs = _fresh_input(call.outputs[0])
+            inputs = outputs = _fresh_input(call.outputs[0], shape)
         pairs = zip(call.outputs, keras.tree.flatten(outputs), strict=True)
         values = {id(old): new for old, new in pairs}
     if end is None:
@@ -49,8 +51,9 @@ def section(model, start=None, end=None):
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def _fresh_input(tensor):
-    return keras.Input(batch_shape=(None, *tensor.shape[1:]), dtype=tensor.dtype)
+def _fresh_input(tensor, shape=None):
+    shape = tensor.shape if shape is None else shape
+    return keras.Input(batch_shape=(None, *shape[1:]), dtype=tensor.dtype)
 
 
 def _replayed(graph, values, structure, start):

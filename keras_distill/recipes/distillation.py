@@ -7,9 +7,9 @@ import keras
 from keras_distill import _checks
 from keras_distill import data
 from keras_distill import reporting
-from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.recipes import evaluation
+from keras_distill.recipes import loss_names
 from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
@@ -98,7 +98,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
     Returns:
         What `results.json` holds.
     """
-    loss_terms.check(settings.loss, settings.temperature)
+    loss_names.check(settings.loss, settings.temperature)
     split = data.load(
         settings.dataset,
         settings.data_dir,
@@ -117,12 +117,11 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
     # What is wrong with a network or the wiring is told before anything is trained.
     candidates = [network(name, settings.seed) for name in (settings.teacher, settings.student)]
     wiring = loss_terms.wired(settings, *candidates, train)
-    steps = data.steps_per_epoch(len(train), own.batch_size) * own.epochs
+    steps = data.steps_per_epoch(len(train), own.batch_size)
 
     def distiller(teacher, student):
         keras.utils.set_random_seed(settings.seed)  # for connectors and losses with layers
-        terms = wiring.terms(steps)
-        return Distiller(teacher, student, terms, student_loss_weight=wiring.label_weight)
+        return wiring.distiller(teacher, student, own.epochs, steps)
 
     distiller(*candidates).compile(loss=networks.label_loss(candidates[1]))
 
@@ -162,7 +161,8 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
         student = network(settings.student, settings.seed)
         return student, student
 
-    distilled = fit("student distilled", "student", make_student, own, ids=wiring.needs_ids)
+    staged = dataclasses.replace(own, epochs=wiring.first_epochs + own.epochs)
+    distilled = fit("student distilled", "student", make_student, staged, ids=wiring.needs_ids)
     trained = {"student distilled": distilled}
     if settings.baseline:
         alone = fit("student alone", "student_alone", make_baseline, own)

@@ -106,6 +106,10 @@ def _pre_activations(network):
     return [network.before_activation(path) for path in network.stages()]
 
 
+def _reviewed(network):
+    return _pre_activations(network) if network.role == "teacher" else network.stages()
+
+
 def _last_but_one(network):
     return network.stages()[-2:][:1]
 
@@ -124,10 +128,11 @@ KINDS = {
     "pre-activations": _pre_activations,
     "stem and stages": _stages,
     "stages and pooled": _stages,
+    "review": _reviewed,
     "graph": _graph_of_instances,
 }
 BEFORE = {"stem and stages": Network.stem}
-BEHIND = {"stages and pooled": Network.pooled}
+BEHIND = {"stages and pooled": Network.pooled, "review": Network.pooled}
 
 
 def of_kind(kind, teacher, student):

@@ -1,20 +1,18 @@
-"""The losses as the command line knows them: by name, with their layers and the papers' weights."""
+"""A loss by name, wired: its layers, connectors and stages, and the papers' weights."""
 
 import dataclasses
-import inspect
-import re
 
-from keras_distill import _checks
-from keras_distill import _keras
 from keras_distill import losses
 from keras_distill import schedules
-from keras_distill.losses._relation import RelationLoss
+from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
+from keras_distill.models.stages import Stage
 from keras_distill.models.terms import Term
 from keras_distill.recipes import loss_layers
+from keras_distill.recipes import loss_names
 
 ROLES = ("teacher", "student")
-FAMILIES = ("response", "feature", "relation", "contrastive and boundary")
+PARAPHRASER_EPOCHS = 6  # FactorTransfer's official code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,27 +23,29 @@ class Use:
         weight: Factor of the loss: what the papers or their codes have.
         label_weight: Factor of the label loss beside it.
         layers: One of `loss_layers.KINDS`; None for the first kind that the loss can compare.
-        until: At which share of the steps the weight has fallen to 0, in a straight line; None
-            for never.
+        rises: In which first share of the steps the weight rises from 0 in a straight line.
+        falls: In which first share of them it falls to 0, alike.
     """
 
     weight: float = 1.0
     label_weight: float = 1.0
     layers: str | None = None
-    until: float | None = None
+    rises: float | None = None
+    falls: float | None = None
 
 
 OF_RESPONSE = Use(0.9, 0.1)
+WARM_UP = 20 / 240  # epochs, in mdistiller
 # Layers as in RepDistiller. A loss that is not here has a weight of 1.
 USES = {
     "ActivationBoundary": Use(3e-3, layers="pre-activations"),
     "AdaptiveAlphaDivergence": Use(1.0, 0.0),
     "AttentionTransfer": Use(1000.0, layers="stages"),
-    "BoundarySupport": Use(2.0, until=0.75),
+    "BoundarySupport": Use(2.0, falls=0.75),
     "ContrastiveRepresentation": Use(0.8, layers="pooled"),
     "CorrelationCongruence": Use(100.0, layers="pooled"),
     "DIST": Use(2.0),
-    "DecoupledKD": Use(),
+    "DecoupledKD": Use(rises=WARM_UP),
     "FactorTransfer": Use(500.0, layers="last stage"),
     "FlowOfSolution": Use(layers="stem and stages"),
     "Hint": Use(100.0, layers="middle stage"),
@@ -56,119 +56,13 @@ USES = {
     "ProbabilisticTransfer": Use(30000.0, layers="pooled"),
     "RelationalAngle": Use(50.0, layers="pooled"),
     "RelationalDistance": Use(25.0, layers="pooled"),
-    "ReviewKD": Use(layers="stages and pooled"),
+    "ReviewKD": Use(5.0, layers="review", rises=WARM_UP),
     "SimilarityPreserving": Use(3000.0, layers="last stage"),
     "SoftTargets": OF_RESPONSE,
     "VariationalInformation": Use(layers="stages"),
 }
 # What is tried for a loss whose layers are not in `USES`.
 TRIED = ("pooled", "last stage", "stages", "stages and pooled", "graph")
-
-# Arguments of losses that the command line knows from the training.
-SUPPLIED = {
-    "bounds": lambda images, seed: (0.0, 1.0),  # what `data.batches` makes of images
-    "labels": lambda images, seed: images.labels,
-    "negatives": lambda images, seed: min(16384, len(images)),
-    "samples": lambda images, seed: len(images),
-    "seed": lambda images, seed: seed,
-}
-
-
-def names():
-    """The names of all losses, family by family."""
-    found = [name for name in losses.__all__ if _is_loss(name)]
-    return sorted(found, key=lambda name: FAMILIES.index(family(name)))
-
-
-def _is_loss(name):
-    found = getattr(losses, name)
-    return inspect.isclass(found) and found is not losses.DistillationLoss
-
-
-def family(name):
-    """One of `FAMILIES`."""
-    cls = getattr(losses, name)
-    if name == "BoundarySupport" or cls.needs_ids is True:
-        return "contrastive and boundary"
-    if cls.on_logits:
-        return "response"
-    return "relation" if issubclass(cls, RelationLoss) else "feature"
-
-
-def summary(name):
-    """What a loss is, with its paper, in a line, and the paper's address or None."""
-    cls = getattr(losses, name)
-    line = inspect.getdoc(cls).splitlines()[0].partition(": see")[0].rstrip(".")
-    twin = getattr(losses, _keras.to_snake_case(name), None)
-    for text in map(inspect.getdoc, filter(None, (twin, cls))):
-        address = re.search(r"https?://[^\s)>]*[^\s)>.,;:]", text)
-        if address:
-            return line, address.group()
-    return line, None
-
-
-def listed():
-    """The lines of `keras-distill losses`."""
-    lines = []
-    for name in names():
-        title = f"{family(name)}:"
-        if title not in lines:
-            lines.append(title)
-        line, address = summary(name)
-        missing = unknown_arguments(name)
-        in_python = f" (in Python: it needs {', '.join(missing)})" if missing else ""
-        lines.append(f"  {name:26} {line}. {address or ''}".rstrip() + in_python)
-    return lines
-
-
-def unknown_arguments(name):
-    """The arguments that a loss cannot do without and the command line does not know."""
-    return [
-        argument
-        for argument, parameter in _parameters(name).items()
-        if parameter.default is parameter.empty
-        and parameter.kind is not parameter.VAR_KEYWORD
-        and argument not in SUPPLIED
-    ]
-
-
-def _parameters(name):
-    parameters = inspect.signature(getattr(losses, name).__init__).parameters
-    return {argument: value for argument, value in parameters.items() if argument != "self"}
-
-
-def check(name, temperature=None):
-    """Raises `ValueError` unless the command line can make the loss of that name.
-
-    Args:
-        name: What `--loss` says.
-        temperature: What `--temperature` says, or None.
-    """
-    known = names()
-    if name not in known:
-        near = _checks.nearest_names(str(name), known)
-        hint = f"Nearest: {', '.join(near)}." if near else ""
-        expected = "`loss` to be one that `keras-distill losses` lists"
-        raise ValueError(_checks.message(expected, "loss", name, hint))
-    missing = unknown_arguments(name)
-    if missing:
-        raise ValueError(
-            _checks.message(
-                f"a `loss` that needs no {', '.join(missing)}",
-                "loss",
-                name,
-                "Use that one in Python, in a kd.Term.",
-            )
-        )
-    if temperature is not None and "temperature" not in _parameters(name):
-        raise ValueError(
-            _checks.message(
-                f"no `temperature` for {name}",
-                "temperature",
-                temperature,
-                "It has none: leave the option out.",
-            )
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,17 +72,14 @@ class Wiring:
     Attributes:
         name: The loss.
         arguments: Its arguments.
-        weight, label_weight: Factors of each term and of the label loss.
-        until: As in `Use`.
+        use: The `Use`, with the user's weights.
         pairs: For each term `(teacher's paths, student's paths, connectors)`; None for one on
             predictions or inputs.
     """
 
     name: str
     arguments: dict
-    weight: float
-    label_weight: float
-    until: float | None = None
+    use: Use
     pairs: list | None = None
 
     @property
@@ -196,21 +87,42 @@ class Wiring:
         """Whether the batches have to carry ids."""
         return getattr(losses, self.name).needs_ids
 
+    @property
+    def first_epochs(self):
+        """Epochs of a stage that goes before: that of `FactorTransfer`'s paraphraser."""
+        return PARAPHRASER_EPOCHS if hasattr(getattr(losses, self.name), "reconstruction") else 0
+
     def loss(self):
         """A loss, new each time: one with layers belongs to one term."""
         return getattr(losses, self.name)(**self.arguments)
 
-    def terms(self, steps):
-        """New `Term`s for a training of so many steps."""
-        weight = self.weight
-        if self.until is not None and weight:
-            weight = schedules.Linear(weight, 0.0, max(1, int(self.until * steps)))
+    def distiller(self, teacher, student, epochs, steps):
+        """A `Distiller` for `first_epochs` and then `epochs` epochs of so many steps."""
+        weight = self._weight(epochs * steps)
         if self.pairs is None:
-            return [Term(self.loss(), weight=weight)]
-        return [
-            Term(self.loss(), teacher, student, weight, connector=connectors)
-            for teacher, student, connectors in self.pairs
+            terms = [Term(self.loss(), weight=weight)]
+        else:
+            terms = [
+                Term(self.loss(), own, other, weight, connector=connectors)
+                for own, other, connectors in self.pairs
+            ]
+        label_weight = self.use.label_weight
+        if not self.first_epochs:
+            return Distiller(teacher, student, terms, student_loss_weight=label_weight)
+        before = [Term(t.loss.reconstruction(), t.teacher, t.student) for t in terms]
+        stages = [
+            Stage("before", self.first_epochs, before, trainable=[], student_loss_weight=0),
+            Stage("transfer", epochs, terms, student_loss_weight=label_weight),
         ]
+        return Distiller(teacher, student, stages=stages)
+
+    def _weight(self, steps):
+        use = self.use
+        if use.rises is not None:
+            return schedules.WarmUp(use.weight, max(1, int(use.rises * steps)))
+        if use.falls is not None:
+            return schedules.Linear(use.weight, 0.0, max(1, int(use.falls * steps)))
+        return use.weight
 
     def layers(self, side):
         """The paths of the teacher (0) or the student (1), or None."""
@@ -219,23 +131,28 @@ class Wiring:
         return ",".join(path for pair in self.pairs for path in pair[side])
 
     def settings(self):
-        """The settings that it was made from, as far as they were left open, by name."""
+        """The settings that the user may leave open, by name."""
         return {
-            "weight": self.weight,
-            "label_weight": self.label_weight,
+            "weight": self.use.weight,
+            "label_weight": self.use.label_weight,
             "teacher_layer": self.layers(0),
             "student_layer": self.layers(1),
         }
 
     def __str__(self):
-        falls = "" if self.until is None else f", falling to 0 at {self.until:.0%} of the steps"
-        where = ""
+        parts = [f"Loss: {self.name}"]
         if self.pairs is not None:
-            where = f" of {self.layers(0)} (teacher) and {self.layers(1)} (student)"
+            parts.append(f" of {self.layers(0)} (teacher) and {self.layers(1)} (student)")
             if any(part for *_, connectors in self.pairs for part in connectors or ()):
-                where += ", fitted by trained connectors"
-        labels = f"label loss: weight {self.label_weight:g}"
-        return f"Loss: {self.name}{where}, weight {self.weight:g}{falls}; {labels}"
+                parts.append(", fitted by trained connectors")
+        parts.append(f", weight {self.use.weight:g}")
+        if self.use.rises is not None:
+            parts.append(f", from 0 in the first {self.use.rises:.0%} of the steps")
+        if self.use.falls is not None:
+            parts.append(f", falling to 0 in the first {self.use.falls:.0%} of the steps")
+        if self.first_epochs:
+            parts.append(f", after {self.first_epochs} epochs of its paraphraser")
+        return "".join(parts) + f"; label loss: weight {self.use.label_weight:g}"
 
 
 def wired(settings, teacher, student, images):
@@ -248,23 +165,17 @@ def wired(settings, teacher, student, images):
         images: The training `ImageData`.
     """
     name = settings.loss
-    check(name, settings.temperature)
+    loss_names.check(name, settings.temperature)
     cls = getattr(losses, name)
     use = USES.get(name, OF_RESPONSE if cls.on_logits else Use())
-    arguments = {
-        argument: SUPPLIED[argument](images, settings.seed)
-        for argument in _parameters(name)
-        if argument in SUPPLIED
-    }
+    if settings.weight is not None:
+        use = dataclasses.replace(use, weight=settings.weight, rises=None, falls=None)
+    if settings.label_weight is not None:
+        use = dataclasses.replace(use, label_weight=settings.label_weight)
+    arguments = loss_names.supplied(name, images, settings.seed)
     if settings.temperature is not None:
         arguments["temperature"] = settings.temperature
-    made = Wiring(
-        name,
-        arguments,
-        use.weight if settings.weight is None else settings.weight,
-        use.label_weight if settings.label_weight is None else settings.label_weight,
-        use.until if settings.weight is None else None,
-    )
+    made = Wiring(name, arguments, use)
     given = settings.teacher_layer, settings.student_layer
     if cls.on_logits or cls.on_inputs:
         if any(given):

@@ -1,6 +1,5 @@
 """One training of a run: settings, finished models, going on, the `train` recipe's checks."""
 
-import keras
 import pytest
 
 import keras_distill as kd
@@ -58,32 +57,6 @@ def test_finished_model_is_read_not_trained(tmp_path):
     for a, b in zip(first.get_weights(), second.get_weights()):
         assert (a == b).all()
     assert [record["epoch"] for record in run.read_metrics()] == [0]
-
-
-def test_losses_by_name():
-    names = distillation.loss_names()
-    assert "SoftTargets" in names and "DecoupledKD" in names
-    assert "Hint" not in names and "DistillationLoss" not in names and "soft_targets" not in names
-    for name in names:
-        assert isinstance(distillation.loss_named(name), keras.losses.Loss)
-    assert distillation.loss_named("SoftTargets", 2.0).temperature == 2.0
-
-
-@pytest.mark.parametrize(
-    ("name", "temperature", "said"),
-    [
-        ("SoftTarget", None, "Nearest: SoftTargets"),
-        ("Hint", None, "in Python"),
-        ("AlphaDivergence", None, "in Python"),
-        ("soft_targets", None, "losses` lists"),
-        ("__all__", None, "losses` lists"),
-        ("LogitMSE", 3.0, "It has none"),
-        ("SoftTargets", -1.0, "positive"),
-    ],
-)
-def test_bad_losses(name, temperature, said):
-    with pytest.raises(ValueError, match=said):
-        distillation.loss_named(name, temperature)
 
 
 @pytest.mark.parametrize(
