@@ -8,6 +8,8 @@ better; 1.00 is the floor of a loop that does the parts one after the other.
     python scripts/benchmark.py --rounds 8 --json results/benchmark.json
     python scripts/benchmark.py --torch        # beside a plain PyTorch loop, where installed
     python scripts/benchmark.py --schemes      # mutual learning, DLB, ... beside plain fit
+    python scripts/benchmark.py --losses       # a step with one more term, beside one without
+    python scripts/benchmark.py --pipelines    # DLB's batches beside plain ones, no network
     python scripts/benchmark.py --memory       # peak memory of plain fit, DLB, PS-KD and BYOT
 
 Both wall-clock and processor seconds are measured: on a machine that is not quiet the first are
@@ -174,6 +176,9 @@ def main():
     parser.add_argument("--student-depth", type=int, default=8)
     parser.add_argument("--torch", action="store_true", help="time a PyTorch loop as well")
     parser.add_argument("--schemes", action="store_true", help="time the wrappers without teacher")
+    parser.add_argument("--losses", action="store_true", help="time the terms")
+    parser.add_argument("--only", nargs="*", help="of --losses, these alone")
+    parser.add_argument("--pipelines", action="store_true", help="time the pipelines alone")
     parser.add_argument("--cohorts", type=int, default=3, help="how many of 2, 4, 8")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -182,8 +187,10 @@ def main():
     if arguments.images < arguments.batch_size:
         parser.error("--images must be at least --batch-size")
 
-    if arguments.schemes or arguments.memory or arguments.memory_of:
-        return schemes(arguments)
+    if arguments.memory or arguments.memory_of:
+        return memory(arguments)
+    if arguments.schemes or arguments.losses or arguments.pipelines:
+        return held_against_references(arguments)
     runs, images = variants(arguments)
     wall, processor = measure(runs, arguments.rounds)
     rows = table(wall, processor, images)
@@ -206,23 +213,34 @@ def main():
     record(arguments, rows=rows, compared=compared, wall=wall, processor=processor)
 
 
-def schemes(arguments):
-    """`--schemes` and `--memory`."""
+def memory(arguments):
+    """`--memory`."""
     import benchmark_schemes
 
     if arguments.memory_of:
         print(json.dumps(benchmark_schemes.memory_of(arguments, arguments.memory_of)))
-    elif arguments.memory:
-        found = benchmark_schemes.peak_memory(arguments)
-        benchmark_schemes.show_memory(found)
-        record(arguments, memory=found)
+        return
+    found = benchmark_schemes.peak_memory(arguments)
+    benchmark_schemes.show_memory(found)
+    record(arguments, memory=found)
+
+
+def held_against_references(arguments):
+    """`--schemes`, `--losses` and `--pipelines`."""
+    import benchmark_losses
+    import benchmark_schemes
+
+    if arguments.losses:
+        found = benchmark_losses.variants(arguments)
+    elif arguments.pipelines:
+        found = benchmark_schemes.pipelines(arguments)
     else:
         found = benchmark_schemes.variants(arguments)
-        runs = {name: variant.run for name, variant in found.items()}
-        wall, processor = measure(runs, arguments.rounds)
-        listed = benchmark_schemes.rows(found, wall, processor)
-        benchmark_schemes.show(listed)
-        record(arguments, rows=listed, wall=wall, processor=processor)
+    runs = {name: variant.run for name, variant in found.items()}
+    wall, processor = measure(runs, arguments.rounds)
+    listed = benchmark_schemes.rows(found, wall, processor)
+    benchmark_schemes.show(listed)
+    record(arguments, rows=listed, wall=wall, processor=processor)
 
 
 if __name__ == "__main__":

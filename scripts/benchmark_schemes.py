@@ -21,6 +21,7 @@ from keras_distill.backbones import resnet
 EXITS = ("stage1", "stage2")
 COHORTS = (2, 4, 8)
 MEMORY = ("plain fit", "DLB", "PS-KD", "BYOT")
+HALVES = (16, 64, 128)
 KIBIBYTES = 1024.0  # in a mebibyte
 
 
@@ -164,6 +165,35 @@ def variants(arguments):
     return found
 
 
+def pipelines(arguments):
+    """Batches of DLB beside plain ones of as many images, read and thrown away."""
+    images, labels = samples(arguments)
+    found = {}
+    for half in HALVES:
+        for name, augment in (("augmented", kd.data.crop_and_flip()), ("as they are", None)):
+            reference = f"plain, 2 x {half}, {name}"
+            batches = kd.data.batches(
+                images, labels, 2 * half, augment=augment, drop_remainder=True
+            )
+            halves = kd.data.overlap_batches((images, labels), half, augment, seed=0)
+            found[reference] = Variant(reading(batches), 2 * half * len(batches))
+            total = 2 * half * len(halves)
+            found[f"halves of {half}, {name}"] = Variant(
+                reading(halves), total, reference, 1 / 0.95
+            )
+    return found
+
+
+def reading(dataset):
+    """A function that reads a data set through."""
+
+    def run():
+        for _ in dataset:
+            pass
+
+    return run
+
+
 def rows(found, wall, processor):
     """One row a variant that is held against another: medians and spread of the ratios."""
     listed = []
@@ -183,14 +213,14 @@ def rows(found, wall, processor):
 
 def show(listed):
     """Prints the rows."""
-    print(f"\n{'variant':26} {'held against':26} {'bound':>6}    wall            processor")
+    print(f"\n{"variant":34} {"held against":32} {'bound':>6}    wall            processor")
     for row in listed:
         bound = "" if row["bound"] is None else f"{row['bound']:.2f}"
         cells = [
             f"{row[clock]:.3f} ({row[f'{clock}_spread'][0]:.2f} to {row[f'{clock}_spread'][1]:.2f})"
             for clock in ("wall", "processor")
         ]
-        print(f"{row['variant']:26} {row['reference']:26} {bound:>6}    {'  '.join(cells)}")
+        print(f"{row["variant"]:34} {row["reference"]:32} {bound:>6}    {'  '.join(cells)}")
 
 
 # Memory.

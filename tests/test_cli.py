@@ -463,6 +463,24 @@ def test_train_on_a_folder_from_files(call, tmp_path):
     assert status == 0 and "photos/test" in shown
 
 
+@pytest.mark.tensorflow
+def test_train_with_a_loss_of_layers(call, tmp_path):
+    command = ["train", *[word for pair in NETWORKS.items() for word in pair], *QUICK]
+    command += ["--loss", "RelationalDistance", "--out", tmp_path]
+    status, out, err = call(*command)
+    assert status == 0, err
+    assert "Loss: RelationalDistance of pool (teacher) and pool (student), weight 25" in out
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert (settings["weight"], settings["teacher_layer"]) == (25.0, "pool")
+    logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert logs[-1]["relational_distance"] > 0
+    # What is taken by default and what is said are one setting.
+    status, out, _ = call(*command, "--weight", "25", "--student-layer", "pool")
+    assert status == 0 and "Going on with the run" in out
+    status, _, err = call(*command, "--student-layer", "head")
+    assert status == 2 and is_one_clear_line(err) and "student_layer='head'" in err
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_train_on_prepared_data(call, tmp_path, data_dir):

@@ -80,15 +80,15 @@ def neuron_selectivity(teacher_features, student_features, kernel="poly", degree
 
 def _polynomial(teacher, student, degree, offset):
     # The products are divided by the norms, not the features, which are many more.
-    products = {"tt": _gram(teacher), "ss": _gram(student), "ts": _products(teacher, student)}
-    norms = {side: _inverse_norms(products[2 * side]) for side in "ts"}
+    of_teacher, of_student = _gram(teacher), _gram(student)
+    t, s = _inverse_norms(of_teacher), _inverse_norms(of_student)
 
-    def mean_of(pair):
-        first, second = (norms[side] for side in pair)
-        base = products[pair] * first[:, :, None] * second[:, None, :] + offset
-        return _mean_of_pairs(math.prod([base] * degree))
+    def mean_of(products, first, second):
+        cosines = products * first[:, :, None] * second[:, None, :]
+        return _mean_of_pairs(math.prod([cosines + offset] * degree))
 
-    return mean_of("tt") + mean_of("ss") - 2.0 * mean_of("ts")
+    within = mean_of(of_teacher, t, t) + mean_of(of_student, s, s)
+    return within - 2.0 * mean_of(_products(teacher, student), t, s)
 
 
 def _inverse_norms(gram):
@@ -106,24 +106,25 @@ def _linear(teacher, student):
 
 
 def _gaussian(teacher, student):
-    # Distances are those of the vectors less a common one, and exacter.
-    both = ops.stop_gradient(ops.concatenate([teacher, student], axis=-1))
-    center = ops.mean(both, axis=-1, keepdims=True)
+    # Distances are those of the vectors less a common one. From the teacher's mean no vector is
+    # farther, on average, than sigma, so that rounding stays small beside it.
+    center = ops.mean(teacher, axis=-1, keepdims=True)
     teacher, student = teacher - center, student - center
-    across = _squared_distances(teacher, student)
+    of_teacher, of_student = _gram(teacher), _gram(student)
+    t, s = (ops.diagonal(gram, axis1=1, axis2=2) for gram in (of_teacher, of_student))
+
+    def squared_distances(products, first, second):
+        return first[:, :, None] + second[:, None, :] - 2.0 * products
+
+    across = squared_distances(_products(teacher, student), t, s)
     variance = ops.maximum(_mean_of_pairs(ops.stop_gradient(across)), LEAST_VARIANCE)
 
     def mean_of(squares):
         return _mean_of_pairs(ops.exp(-0.5 * squares / variance[:, None, None]))
 
-    within = mean_of(_squared_distances(teacher, teacher))
-    within = within + mean_of(_squared_distances(student, student))
+    within = mean_of(squared_distances(of_teacher, t, t))
+    within = within + mean_of(squared_distances(of_student, s, s))
     return within - 2.0 * mean_of(across)
-
-
-def _squared_distances(x, y):
-    of_x, of_y = (ops.sum(ops.square(z), axis=1) for z in (x, y))
-    return of_x[:, :, None] + of_y[:, None, :] - 2.0 * _products(x, y)
 
 
 def _products(x, y):
