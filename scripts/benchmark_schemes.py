@@ -213,14 +213,14 @@ def rows(found, wall, processor):
 
 def show(listed):
     """Prints the rows."""
-    print(f"\n{"variant":34} {"held against":32} {'bound':>6}    wall            processor")
+    print(f"\n{'variant':34} {'held against':32} {'bound':>6}    wall            processor")
     for row in listed:
         bound = "" if row["bound"] is None else f"{row['bound']:.2f}"
         cells = [
             f"{row[clock]:.3f} ({row[f'{clock}_spread'][0]:.2f} to {row[f'{clock}_spread'][1]:.2f})"
             for clock in ("wall", "processor")
         ]
-        print(f"{row["variant"]:34} {row["reference"]:32} {bound:>6}    {'  '.join(cells)}")
+        print(f"{row['variant']:34} {row['reference']:32} {bound:>6}    {'  '.join(cells)}")
 
 
 # Memory.
