@@ -80,8 +80,8 @@ def _of_one(teacher, student, margin, mode):
     _logits.check_same_shape(
         teacher, student, "features", 'Give the Term `connector="auto"`, which fits them.'
     )
-    missing = ops.where(teacher > 0, margin - student, margin + student)
-    squares = ops.square(ops.relu(missing))
+    side = ops.cast(ops.where(teacher > 0, 1.0, -1.0), student.dtype)
+    squares = ops.square(ops.relu(margin - side * student))
     if mode == "mean":
         return per_sample_mean(squares)
     return ops.sum(squares, axis=tuple(range(1, len(squares.shape))))

@@ -67,7 +67,8 @@ class Hint(DistillationLoss):
         self.mode = _checks.one_of("mode", mode, HINT_MODES)
 
     def misfit(self, teacher_shapes, student_shapes):
-        return misfit.of_one_shape(teacher_shapes, student_shapes)
+        expected = misfit.of_one_feature(teacher_shapes, student_shapes)
+        return expected or misfit.of_one_shape(teacher_shapes, student_shapes)
 
     def call(self, y_true, y_pred):
         return hint(y_true, y_pred, self.mode)

@@ -72,8 +72,20 @@ def _flow(first, second, pool):
     both = zip(first.shape[1:3], second.shape[1:3])
     sizes = [None if None in own else min(own) for own in both]
     first, second = (_maps.positions(_pooled(x, sizes, pool)) for x in (first, second))
-    count = ops.cast(ops.shape(first)[1], first.dtype)
-    return ops.matmul(ops.transpose(first, (0, 2, 1)), second) / count
+    return _products(first, second) / ops.cast(ops.shape(first)[1], first.dtype)
+
+
+@ops.custom_gradient
+def _products(first, second):
+    """`first^T second` of each sample, whose gradient transposes no map."""
+
+    def gradient(*args, upstream=None):
+        if upstream is None:
+            (upstream,) = args
+        of_first = ops.matmul(second, ops.transpose(upstream, (0, 2, 1)))
+        return of_first, ops.matmul(first, upstream)
+
+    return ops.matmul(ops.transpose(first, (0, 2, 1)), second), gradient
 
 
 def _pooled(x, sizes, pool):

@@ -96,14 +96,17 @@ def test_loaded_it_goes_on_as_if_never_stopped(tmp_path):
 
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_steps_of_one_device(two_replicas):
-    """The last batch, of four, too; the draws are those of the global batch."""
+    """Unevenly many attacked images too; the draws are those of the global batch."""
     import tensorflow as tf
 
     def trained(strategy):
         with strategy.scope():
-            model = distiller(batch_norm=False)
-            data = agreed(model)
-        history = fit(model, data, batch_size=10)
+            # At a low temperature the images' values differ.
+            loss = losses.BoundarySupport(step_size=3.0, temperature=0.1, seed=2)
+            model = distiller(loss, batch_norm=False)
+            x, y = agreed(model)
+        y[:3] = -1
+        history = fit(model, (x, y), batch_size=10)
         assert history["boundary_support"][0] > 0
         return [*model.student.get_weights(), history["boundary_support"]]
 

@@ -37,6 +37,7 @@ def distil(loss, out, **options):
     return student.get_weights(), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "stops", "stages"),
     [
@@ -76,6 +77,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(loss, stops, stages, tmp_path,
         assert [line["stage"] for line in own[1]] == stages
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_helpers_for_a_student_from_a_file(tmp_path):
     """A connector starts by the seed, whatever state the process is in."""
     student = distillation.networks.build("small-2", (8, 8, 1), 10, seed=9)

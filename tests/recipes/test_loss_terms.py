@@ -199,6 +199,8 @@ def test_named_layers_are_taken():
     assert wiring.pairs == [(["stage2"], ["stem"], ["auto"])]
     both = wired("AttentionTransfer", teacher_layer="stem,stage2", student_layer="stage1,stage2")
     assert both.pairs == [(["stem", "stage2"], ["stage1", "stage2"], None)]
+    each = wired("Hint", teacher_layer="stem,stage2", student_layer="stem,stage2")
+    assert each.pairs == [([name], [name], ["auto"]) for name in ("stem", "stage2")]
     # One side alone: the other side's default.
     assert wired("RelationalAngle", student_layer="head").pairs == [(["pool"], ["head"], None)]
     # A map for a loss of vectors is pooled by the connector.
