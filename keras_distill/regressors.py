@@ -1,7 +1,8 @@
 """The connectors of the papers: trained layers that bring a student's feature to a teacher's.
 
 Each is a layer to pass as `Term(connector=...)`, builds itself on the student's shape, runs in
-float32, is trained and saved with the wrapper, and is never exported with the student.
+float32, is trained and saved with the wrapper, and is never exported with the student. Batch
+normalization sees each replica's own batch, as Keras's does.
 """
 
 import keras

@@ -23,6 +23,7 @@ RANKS = {
     "_keras": 0,
     "_files": 0,
     "_precision": 0,
+    "_rows": 1,
     "_terminal": 0,
     "_graph": 0,
     "distribution": 0,

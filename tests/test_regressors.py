@@ -226,3 +226,31 @@ def test_maps_that_they_cannot_bring_there_are_named(cls, shape, expected):
 def test_bad_arguments_are_named(make, received):
     with pytest.raises(ValueError, match=f"Expected `.*Received: {received}"):
         make()
+
+
+@pytest.mark.tensorflow
+def test_two_replicas_train_a_regressor_as_one_device(two_replicas):
+    """The constraint too, which holds after each step."""
+    import tensorflow as tf
+
+    def weights_after(strategy):
+        keras.utils.set_random_seed(3)
+        with strategy.scope():
+            teacher, student = (
+                network(name, width, batch_norm=False)
+                for name, width in (("teacher", 5), ("student", 3))
+            )
+            target = teacher.get_layer("stem").output.shape[1:]
+            fit = regressors.HintRegressor(target, activation=None, max_norm=0.05)
+            term = kd.Term(kd.losses.Hint(), "stem", "stem", connector=fit)
+            model = kd.Distiller(teacher, student, term)
+            model.compile(keras.optimizers.SGD(0.5), LABELS)
+        model.fit(*samples(16), batch_size=8, epochs=1, shuffle=False, verbose=0)
+        return [to_numpy(v) for v in model.trainable_variables], to_numpy(fit.conv.kernel)
+
+    alone, kernel = weights_after(tf.distribute.get_strategy())
+    together, _ = weights_after(two_replicas)
+    norms = np.sqrt(np.sum(kernel**2, axis=(0, 1, 2)))
+    assert norms.max() == pytest.approx(0.05, rel=1e-3)
+    for one, both in zip(alone, together, strict=True):
+        np.testing.assert_allclose(both, one, rtol=1e-4, atol=1e-6)

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_distill import _checks
-from keras_distill._ops import per_sample_mean
+from keras_distill._ops import flatten_samples
 from keras_distill.losses import _logits
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
@@ -80,11 +80,31 @@ def _of_one(teacher, student, margin, mode):
     _logits.check_same_shape(
         teacher, student, "features", 'Give the Term `connector="auto"`, which fits them.'
     )
-    side = ops.cast(ops.where(teacher > 0, 1.0, -1.0), student.dtype)
-    squares = ops.square(ops.relu(margin - side * student))
+    teacher, student = flatten_samples(teacher), flatten_samples(student)
+    # Half of -1 or 1; `where` takes several times as long on CPUs.
+    half_side = ops.cast(teacher > 0, student.dtype) - 0.5
+    values = 4.0 * _squares(student, half_side, 0.5 * margin)
     if mode == "mean":
-        return per_sample_mean(squares)
-    return ops.sum(squares, axis=tuple(range(1, len(squares.shape))))
+        return values / ops.cast(ops.shape(student)[1], values.dtype)
+    return values
+
+
+def _squares(student, half_side, half_margin):
+    """The sum of `max(half_margin - half_side * student, 0)^2` of each sample."""
+
+    @ops.custom_gradient
+    def of(student, half_side):
+        missing = ops.relu(half_margin - half_side * student)
+
+        def gradient(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            slopes = missing * half_side * (-2.0 * upstream)[:, None]
+            return slopes, ops.zeros_like(half_side)
+
+        return ops.sum(ops.square(missing), axis=-1), gradient
+
+    return of(student, half_side)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -64,7 +64,10 @@ class DistillationLoss(keras.losses.Loss):
         """
         return None
 
-    def compared(self, teacher, student, inputs, labels):
+    def check_ids(self, ids):
+        """Raises where a loss that `needs_ids` has no room for one of an array of ids."""
+
+    def compared(self, teacher, student, inputs, labels, training=True):
         """What `call` compares, of a loss `on_inputs`: `(y_true, y_pred)`.
 
         Args:
@@ -73,6 +76,7 @@ class DistillationLoss(keras.losses.Loss):
             student: The student's, alike, also by the student's variables.
             inputs: The inputs of both, `(teacher_inputs, student_inputs)`.
             labels: Class ids `(batch,)`, -1 for none, or `None`.
+            training: Whether it is a training step: another changes no state.
         """
         raise NotImplementedError(f"{type(self).__name__} gives no `compared`.")
 

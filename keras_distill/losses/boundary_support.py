@@ -175,7 +175,7 @@ class BoundarySupport(TrainedLoss):
         self._seeds = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def compared(self, teacher, student, inputs, labels):
+    def compared(self, teacher, student, inputs, labels, training=True):
         images, labels = _inputs.images_and_labels(self.name, inputs, labels)
         of_teacher = ops.stop_gradient(_inputs.scores_of(teacher, images))
         of_student = ops.stop_gradient(_inputs.scores_of(student, images))
@@ -183,7 +183,9 @@ class BoundarySupport(TrainedLoss):
         right, score = eligible(of_teacher, of_student, labels)
 
         def draw(rows):
-            return keras.random.uniform((rows,), dtype="float32", seed=self._seeds)
+            return keras.random.uniform(
+                (rows,), dtype="float32", seed=self._seeds if training else 0
+            )
 
         draws = _draws.of_own_rows(draw, ops.shape(images)[0])
         targets = target_classes(of_teacher, labels, draws)

@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill import _rows
 from keras_distill import distribution
 from keras_distill._ops import at_least_float32
 from keras_distill._ops import l2_normalize
-from keras_distill.losses import _banks
 from keras_distill.losses import _draws
 from keras_distill.losses import _logits
 from keras_distill.losses import misfit
@@ -44,7 +44,7 @@ def contrastive_scores(bank, vectors, candidates, temperature=0.07):
         everything = ops.stop_gradient(ops.cast(ops.convert_to_tensor(bank), vectors.dtype))
         scores = ops.matmul(vectors, ops.transpose(everything))
         return ops.take_along_axis(scores, candidates, axis=-1)
-    rows = ops.cast(ops.stop_gradient(_banks.read_rows(bank, candidates)), vectors.dtype)
+    rows = ops.cast(ops.stop_gradient(_rows.read_rows(bank, candidates)), vectors.dtype)
     return ops.einsum("bkd,bd->bk", rows, vectors)
 
 
@@ -262,8 +262,8 @@ class ContrastiveRepresentation(TrainedLoss):
 
     def _move(self, bank, ids, rows, vectors):
         vectors = ops.cast(ops.stop_gradient(vectors), bank.dtype)
-        moved = moved_rows(_banks.read_rows(bank, rows), vectors, self.momentum)
-        _banks.write_rows(bank, ids, moved)
+        moved = moved_rows(_rows.read_rows(bank, rows), vectors, self.momentum)
+        _rows.write_rows(bank, ids, moved)
 
     def check_ids(self, ids):
         """Raises where an id has no row in the banks.

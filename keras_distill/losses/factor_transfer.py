@@ -64,8 +64,13 @@ def factor_transfer(teacher_factor, student_factor, power=1, mode="factor"):
     teacher, student = (
         l2_normalize(flatten_samples(_maps.of_unit_size(x))) for x in (teacher, student)
     )
-    size = ops.abs(student - teacher)
+    size = _magnitude(student - teacher)
     return ops.mean(size if power == 1 else ops.power(size, power), axis=-1)
+
+
+def _magnitude(x):
+    """`|x|`, whose gradient at 0 is 0 on every backend."""
+    return x * ops.stop_gradient(ops.sign(x))
 
 
 def _power(power):
@@ -275,7 +280,9 @@ class FactorReconstruction(TrainedLoss):
     def call(self, y_true, y_pred, training=True):
         teacher = ops.stop_gradient(y_true)
         difference = self.paraphraser(teacher) - teacher
-        return per_sample_mean(ops.abs(difference) if self.loss == "l1" else ops.square(difference))
+        return per_sample_mean(
+            _magnitude(difference) if self.loss == "l1" else ops.square(difference)
+        )
 
     def get_config(self):
         return {

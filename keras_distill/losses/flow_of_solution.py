@@ -94,9 +94,10 @@ def _pooled(x, sizes, pool):
     if all(size == target for size, target in pairs):
         return x
     whole = all(None not in pair and pair[0] % pair[1] == 0 for pair in pairs)
-    if pool == "max" and whole:
+    if whole:
         window = tuple(size // target for size, target in pairs)
-        return ops.max_pool(x, window, strides=window, data_format="channels_last")
+        function = ops.max_pool if pool == "max" else ops.average_pool
+        return function(x, window, strides=window, data_format="channels_last")
     along = _maps.average_down if pool == "average" else _max_down
     for axis, (size, target) in enumerate(pairs, start=1):
         if size != target:

@@ -73,7 +73,7 @@ class GradientAttention(DistillationLoss):
         self.beta = _checks.non_negative("beta", beta)
         self.symmetry_weight = _checks.non_negative("symmetry_weight", symmetry_weight)
 
-    def compared(self, teacher, student, inputs, labels):
+    def compared(self, teacher, student, inputs, labels, training=True):
         images, labels = _inputs.images_and_labels(self.name, inputs, labels)
         of_teacher, logits = input_gradients(teacher, images, labels)
         of_student, student_logits = input_gradients(student, images, labels)

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_distill import _keras
 from keras_distill.models import labels as label_rules
+from keras_distill.models import sample_ids
 from keras_distill.models.base import Outputs
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.ensemble_network import EnsembleNetwork
@@ -150,7 +151,12 @@ class Comparison:
             if term.on_inputs:
                 networks = self.teacher_network.class_scores, self.student_network.class_scores
                 value = term.value_on_inputs(
-                    *networks, compared.inputs, targets.labels, sample_weight
+                    *networks,
+                    compared.inputs,
+                    targets.labels,
+                    sample_weight,
+                    step,
+                    compared.training,
                 )
             elif features is not None:
                 pair = [side[0] if len(side) == 1 else tuple(side) for side in features]
@@ -205,6 +211,9 @@ class Comparison:
             output_names: Names of the student's outputs.
         """
         self.check_teacher()
+        for term in self.terms:
+            if getattr(term.loss, "needs_ids", False):
+                sample_ids.check(x, y, f"the term {term.name!r}", term.loss.check_ids)
         label_rules.check_class_ids(loss, y, self.student_network.output_shapes)
         teacher_x, student_x = split_inputs(self.student, shapes_of_inputs(x))
         for network in self.networks:

@@ -6,6 +6,8 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import distribution
 from keras_distill._ops import at_least_float32
+from keras_distill._rows import read_rows
+from keras_distill._rows import write_rows
 
 FULL = ("float32", "float16")
 
@@ -64,13 +66,13 @@ class PredictionTable(keras.layers.Layer):
             survives, where the backend does not raise by itself.
         """
         ids = ops.cast(ids, "int32")
-        rows = at_least_float32(_gather(self.probabilities, ids))
+        rows = at_least_float32(read_rows(self.probabilities, ids))
         inside = ops.logical_and(ids >= 0, ids < self.samples)
         inside = ops.reshape(inside, (-1,) + (1,) * (len(rows.shape) - 1))
         rows = ops.where(inside, rows, float("nan"))
         written = ops.logical_not(rows[..., :1] < 0)
         if self.top is not None:
-            classes = ops.cast(_gather(self.classes, ids), "int32")
+            classes = ops.cast(read_rows(self.classes, ids), "int32")
             rest = ops.maximum(1.0 - ops.sum(rows, axis=-1, keepdims=True), 0.0)
             rest = rest / (self.units - self.top)
             places = ops.one_hot(classes, self.units, dtype=rows.dtype)
@@ -83,8 +85,8 @@ class PredictionTable(keras.layers.Layer):
         rows = distribution.of_all_replicas(ops.stop_gradient(probabilities))
         if self.top is not None:
             rows, classes = ops.top_k(rows, self.top)
-            _scatter(self.classes, ids, ops.cast(classes, self.classes.dtype))
-        _scatter(self.probabilities, ids, ops.cast(rows, self.probabilities.dtype))
+            write_rows(self.classes, ids, classes)
+        write_rows(self.probabilities, ids, rows)
 
 
 def check_storage(value, units=None):
@@ -110,26 +112,3 @@ def check_storage(value, units=None):
             )
         )
     return value
-
-
-# A dense read or write of a TensorFlow variable copies all of it: rows go through its handle,
-# which is each replica's own.
-
-
-def _gather(variable, ids):
-    if not distribution.is_tensorflow():
-        return ops.take(variable, ids, axis=0)
-    import tensorflow as tf
-
-    return tf.raw_ops.ResourceGather(
-        resource=variable.value.handle, indices=ids, dtype=variable.value.dtype
-    )
-
-
-def _scatter(variable, ids, rows):
-    if not distribution.is_tensorflow():
-        variable.assign(ops.scatter_update(variable.value, ops.expand_dims(ids, -1), rows))
-        return
-    import tensorflow as tf
-
-    tf.raw_ops.ResourceScatterUpdate(resource=variable.value.handle, indices=ids, updates=rows)

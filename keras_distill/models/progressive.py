@@ -12,6 +12,7 @@ from keras_distill.data.pipeline import class_weights
 from keras_distill.data.pipeline import on_host
 from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
+from keras_distill.models import sample_ids
 from keras_distill.models.base import Outputs
 from keras_distill.models.base import as_targets
 from keras_distill.models.label_targets import label_targets
@@ -21,7 +22,6 @@ from keras_distill.models.prediction_table import PredictionTable
 from keras_distill.models.prediction_table import check_storage
 from keras_distill.models.student import StudentModel
 
-HINT = "Use kd.data.with_ids(dataset), or kd.data.batches(..., ids=True)."
 CROSS_ENTROPY = {
     SOFTMAX: keras.losses.CategoricalCrossentropy,
     SIGMOID: keras.losses.BinaryCrossentropy,
@@ -159,7 +159,7 @@ class ProgressiveDistiller(StudentModel):
         **kwargs,
     ):
         """As `keras.Model.fit`; on arrays it gives each sample its position as id."""
-        if _are_arrays(x):
+        if sample_ids.are_arrays(x):
             if kwargs.get("class_weight"):
                 (labels,) = on_host(as_targets(y).labels)
                 weight = np.asarray(class_weights(labels, kwargs.pop("class_weight")))
@@ -196,31 +196,14 @@ class ProgressiveDistiller(StudentModel):
 
     def _check_ids(self, x, y):
         """Raises where ids are missing or, as far as that can be seen, outside the table."""
-        if hasattr(x, "element_spec"):
-            y = _keras.unpack_x_y_sample_weight(x.element_spec)[1]
-        elif isinstance(x, keras.utils.PyDataset):
-            y = _keras.unpack_x_y_sample_weight(x[0])[1]
-        elif not _are_arrays(x):
-            return  # A generator: the first step tells.
-        self._check_has_ids(y)
-        if hasattr(x, "element_spec") and hasattr(x, "take"):
-            for element in x.take(1):
-                y = _keras.unpack_x_y_sample_weight(element)[1]
-        if hasattr(x, "element_spec") and not hasattr(x, "take"):
-            return  # Batches of several devices, or an iterator.
-        ids = np.asarray(ops.convert_to_numpy(y["ids"]))
+        sample_ids.check(x, y, "the table", self._check_rows)
+
+    def _check_rows(self, ids):
         if ids.size and (ids.min() < 0 or ids.max() >= self.samples):
             raise ValueError(
                 f"Expected ids from 0 to {self.samples - 1}, for the table has samples="
                 f"{self.samples} rows. Received: ids from {ids.min()} to {ids.max()}. Pass the "
                 "number of training samples as `samples`."
-            )
-
-    def _check_has_ids(self, y):
-        if not isinstance(y, Targets) or "ids" not in y:
-            received = sorted(y) if isinstance(y, Targets) else type(y).__name__
-            raise ValueError(
-                f"Expected `y` to be Targets with `ids`. Received: y={received}. {HINT}"
             )
 
     def check_data(self, x, y):
@@ -245,7 +228,7 @@ class ProgressiveDistiller(StudentModel):
         return Outputs(student.prediction, student if training else None)
 
     def term_values(self, outputs, targets, sample_weight):
-        self._check_has_ids(targets)
+        sample_ids.require(targets, "the table")
         ids = targets["ids"]
         logits = self.logits(outputs.terms)
         rows = [table.read(ids) for table in self.tables]
@@ -288,10 +271,3 @@ class _FollowEpochs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.set_epoch(epoch, self.params["epochs"])
-
-
-def _are_arrays(x):
-    if hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset):
-        return False
-    leaves = keras.tree.flatten(x)
-    return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)

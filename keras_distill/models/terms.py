@@ -274,9 +274,7 @@ class BoundTerm(keras.layers.Layer):
             ids: Ids of the samples, for losses that need them, else `None`.
             training: Whether the layers of a loss that has some run in training mode.
         """
-        loss = self.loss
-        if self.temperature is not None:
-            loss = at_temperature(self.loss, self.current_temperature(step))
+        loss = self._loss_at(step)
         extras = []
         if getattr(loss, "needs_labels", False):
             like = None if self.on_features else teacher
@@ -294,13 +292,19 @@ class BoundTerm(keras.layers.Layer):
             )
         return loss(target, student, sample_weight=sample_weight)
 
-    def value_on_inputs(self, teacher, student, inputs, labels, sample_weight):
+    def value_on_inputs(self, teacher, student, inputs, labels, sample_weight, step, training):
         """The reduced loss of a term `on_inputs`; arguments as in `DistillationLoss.compared`."""
+        loss = self._loss_at(step)
         if labels is not None:
             labels, sample_weight = given_labels(self.name, labels, None, sample_weight)
-        target, student = self.loss.compared(teacher, student, inputs, labels)
+        target, student = loss.compared(teacher, student, inputs, labels, training)
         sample_weight = per_sample(sample_weight)
-        return _keras.call_loss(self.loss, target, student, sample_weight, always_reduce=True)
+        return _keras.call_loss(loss, target, student, sample_weight, always_reduce=True)
+
+    def _loss_at(self, step):
+        if self.temperature is None:
+            return self.loss
+        return at_temperature(self.loss, self.current_temperature(step))
 
     def _checked_ids(self, ids):
         if ids is None:

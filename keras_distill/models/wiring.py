@@ -120,6 +120,11 @@ def check_predictions(term, teacher, student, class_map=None):
         teacher, student: Their `Network`s.
         class_map: See `Distiller`.
     """
+    if term.on_inputs and class_map is not None:
+        raise ValueError(
+            f"Expected one set of classes for the term {term.name!r}, which looks at the inputs. "
+            "Received: a `class_map`. Leave it out."
+        )
     if term.on_inputs or not getattr(term.loss, "on_logits", False):
         check_scales(term, teacher.heads, student.heads)
     else:

@@ -164,7 +164,7 @@ def test_a_temperature_of_the_term_is_scheduled():
 
 def test_without_ids_or_on_maps_it_names_the_term():
     x, y = samples(COUNT)
-    with pytest.raises(ValueError, match="ids of the samples for the term 'contrastive_rep"):
+    with pytest.raises(ValueError, match="with `ids`, for the term 'contrastive_rep"):
         distiller().fit(x, y, verbose=0)
     loss = kd.losses.ContrastiveRepresentation(COUNT)
     shapes = r"teacher \(None, 4, 4, 5\), student \(None, 4, 4, 3\)"

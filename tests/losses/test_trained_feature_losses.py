@@ -51,9 +51,11 @@ CASES = [
     Case(losses.ReviewKD, LEVELS, LEVELS),
     Case(losses.ReviewKD, "large", "small", {"mid_channels": 2}),
 ]
+if numerics.BACKEND != "tensorflow":  # JAX runs each operation by itself.
+    CASES = [CASES[1], CASES[3], CASES[5]]
 EACH = [pytest.param(case, id=str(case)) for case in CASES]
 # Each class once.
-DISTINCT = [pytest.param(case, id=str(case)) for case in (CASES[0], CASES[2], CASES[5])]
+DISTINCT = list({case.values[0].cls: case for case in reversed(EACH)}.values())
 
 
 def network(name, width, dtype=None):
@@ -157,6 +159,10 @@ def test_xla_computes_the_same(case):
     position = 0 if isinstance(student, list) else None
 
     def both(teacher, student):
+        with keras.StatelessScope():  # The moving averages are no part of it.
+            return value_and_gradient(teacher, student)
+
+    def value_and_gradient(teacher, student):
         def value(x):
             own = [x, *student[1:]] if position is not None else x
             return loss.call(teacher, own, training=True)
@@ -166,17 +172,7 @@ def test_xla_computes_the_same(case):
 
     arguments = [mapped(keras.ops.convert_to_tensor, network) for network in (teacher, student)]
     plain = both(*arguments)
-    if numerics.BACKEND == "jax":
-        from jax import jit
-
-        # The moving averages are the layers' state: a stateless call holds them.
-        def stateless(teacher, student):
-            with keras.StatelessScope():
-                return both(teacher, student)
-
-        compiled = jit(stateless)(*arguments)
-    else:
-        compiled = numerics.compiled(both)(*arguments)
+    compiled = numerics.compiled(both)(*arguments)
     for result, expected in zip(compiled, plain):
         result, expected = numerics.to_numpy(result), numerics.to_numpy(expected)
         numerics.assert_finite(result, expected)

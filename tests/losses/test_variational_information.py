@@ -12,7 +12,8 @@ from tests.losses import numerics
 from tests.oracles import finite_differences
 from tests.oracles import variational_information as oracles
 
-EXAMPLES = 8 if numerics.BACKEND == "tensorflow" else 2
+FEW = numerics.BACKEND != "tensorflow"  # JAX runs each operation by itself.
+EXAMPLES = 2 if FEW else 8
 # Teacher's features and the student's means: one size, 8 to 4, 8 to 5, each way; vectors.
 SHAPES = [
     ((3, 4, 4, 5), (3, 4, 4, 5)),
@@ -23,6 +24,8 @@ SHAPES = [
 ]
 # The same of the class: the student has channels of its own.
 FITTED = [((2, 4, 4, 3), (2, 4, 4, 2)), ((3, 5, 2, 2), (3, 8, 3, 3)), ((4, 3), (4, 5))]
+if FEW:
+    SHAPES, FITTED = SHAPES[2:3] + SHAPES[4:], FITTED[1:]
 
 
 def data(teacher_shape, student_shape, seed=0, dtype="float64"):
@@ -77,7 +80,7 @@ def test_values_are_the_equations(shapes, mode):
 
 
 @pytest.mark.parametrize("mode", ["code", "paper"])
-@pytest.mark.parametrize("shapes", SHAPES[2:], ids=str)
+@pytest.mark.parametrize("shapes", SHAPES if FEW else SHAPES[2:], ids=str)
 def test_gradients_are_those_of_the_equations(shapes, mode):
     """By the means and by alpha, of which the logarithm is part; none reaches the teacher."""
     teacher, means, alpha = data(*shapes)
@@ -213,7 +216,7 @@ def test_alpha_can_be_kept_from_weight_decay_by_its_name():
     optimizer.exclude_from_weight_decay(var_names=["alpha"])
     optimizer.build(loss.trainable_variables)
     before = [numerics.to_numpy(v) for v in loss.trainable_variables]
-    optimizer.apply([keras.ops.zeros_like(v) for v in loss.trainable_variables])
+    optimizer.apply([keras.ops.zeros(v.shape) for v in loss.trainable_variables])
     for variable, old in zip(loss.trainable_variables, before):
         factor = 1.0 if variable is loss.alpha else 0.95
         np.testing.assert_allclose(numerics.to_numpy(variable), factor * old, rtol=1e-5)

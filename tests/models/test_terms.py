@@ -322,3 +322,55 @@ def test_a_temperature_given_to_a_loss_with_weights_keeps_them_shared():
     distiller.fit(nets.vectors(8), nets.class_ids(8), verbose=0)
     assert float(nets.array(loss.scale)) != 1.0
     assert loss.temperature == 1.0
+
+
+# Ids, and losses that look at the inputs.
+
+
+def crd_distiller(samples=8):
+    loss = kd.losses.ContrastiveRepresentation(samples, dimension=3, negatives=2, seed=0)
+    teacher, student = nets.mlp(name="teacher"), nets.mlp(width=5, name="student")
+    distiller = kd.Distiller(teacher, student, kd.Term(loss, "hidden", "hidden"))
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return distiller
+
+
+def test_ids_without_a_row_are_named_before_training():
+    x, y = nets.vectors(8), nets.class_ids(8)
+    distiller = crd_distiller()
+    before = [v.numpy() if hasattr(v, "numpy") else np.asarray(v) for v in distiller.weights]
+    with pytest.raises(ValueError, match="Targets with `ids`, for the term"):
+        distiller.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="ids from 0 to 7 .* Received: ids from 1 to 8"):
+        distiller.fit(x, kd.data.Targets(labels=y, ids=np.arange(1, 9)), verbose=0)
+    after = [v.numpy() if hasattr(v, "numpy") else np.asarray(v) for v in distiller.weights]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after))
+    logs = distiller.fit(x, kd.data.Targets(labels=y, ids=np.arange(8)), verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+
+
+@pytest.mark.tensorflow
+def test_term_on_inputs_refuses_a_class_map_and_takes_a_temperature():
+    teacher, student = nets.mlp(name="teacher"), nets.mlp(width=5, name="student")
+    with pytest.raises(ValueError, match="looks at the inputs. Received: a `class_map`"):
+        kd.Distiller(teacher, student, kd.losses.GradientAttention(), class_map=[1, 0, 2, 3])
+    term = kd.Term(kd.losses.BoundarySupport(seed=0), temperature=1.5)
+    distiller = kd.Distiller(teacher, student, term)
+    bound = distiller.terms[0]
+    assert bound._loss_at(0) is not bound.loss
+    assert float(bound._loss_at(0).temperature) == 1.5
+
+
+@pytest.mark.tensorflow
+def test_evaluating_a_term_on_inputs_changes_no_state():
+    teacher, student = nets.mlp(name="teacher"), nets.mlp(width=5, name="student")
+    distiller = kd.Distiller(teacher, student, kd.losses.BoundarySupport(seed=0))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("sgd", loss, evaluate_terms=True)
+    x, y = nets.vectors(8), nets.class_ids(8)
+    own = [v for v in distiller.variables if "metric" not in v.path]
+    before = [v.numpy() for v in own]
+    one, other = (distiller.evaluate(x, y, verbose=0) for _ in range(2))
+    assert one == other
+    for old, variable in zip(before, own):
+        np.testing.assert_array_equal(old, variable.numpy())

@@ -1,4 +1,4 @@
-"""Rows of a memory bank: read and written without a copy of the whole variable.
+"""Rows of a table of samples: read and written without a copy of the whole variable.
 
 A dense read or write of a TensorFlow variable that is also written by rows copies all of it: rows
 go through its handle, which is each replica's own.
