@@ -14,7 +14,9 @@ READY := $(VENV)/.ready
 TEST_SETTINGS := TF_CPP_MIN_LOG_LEVEL=2 TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1
 PYTEST := $(TEST_SETTINGS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 JAX_TESTS = $(wildcard tests/losses tests/test_contract.py)
-JAX_TESTS_FAST = $(wildcard tests/losses)
+JAX_TESTS_CORE = $(wildcard tests/losses/test_response.py tests/losses/test_loss_classes.py \
+	tests/losses/test_trained_loss.py tests/test_contract.py)
+JAX_TESTS_FAST = $(wildcard tests/losses/test_response.py tests/losses/test_loss_classes.py)
 ON_JAX := KERAS_BACKEND=jax $(PYTEST)
 
 # $(call BOTH_BACKENDS,tests for JAX,marks for JAX,options of the main run): the run on JAX comes first,
@@ -36,14 +38,14 @@ help:  ## Show the targets
 demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, compare, export to TF Lite
 	$(BIN)/keras-distill demo $(ARGS)
 
-test: $(READY)-test  ## Run the whole suite, and on JAX losses and wrappers (35 minutes at most on 2 cores)
-	$(call BOTH_BACKENDS,$(JAX_TESTS),not tensorflow and not slow,-m "not learning")
+test: $(READY)-test  ## Run the whole suite, and its core on JAX (35 minutes at most on 2 cores)
+	$(call BOTH_BACKENDS,$(JAX_TESTS_CORE),not tensorflow and not slow,-m "not learning")
 
-test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the losses alone
+test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the response losses
 	$(call BOTH_BACKENDS,$(JAX_TESTS_FAST),not tensorflow and not slow,-m "not slow")
 
-test-jax: $(READY)-test  ## Run on JAX the slow tests that run there: all wrappers but the five of `make test`
-	$(ON_JAX) -m "slow and not tensorflow" $(ARGS) $(JAX_TESTS)
+test-jax: $(READY)-test  ## Run on JAX all losses and all wrappers
+	$(ON_JAX) -m "not tensorflow" $(ARGS) $(JAX_TESTS)
 
 test-learning: $(READY)-test  ## Train every scheme on Fashion-MNIST in TFDS_DATA_DIR and hold it against the student alone
 	$(PYTEST) -m learning $(ARGS) tests/test_learning.py

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_distill import _checks
 from keras_distill.connectors import adaptive_average_matrix
 from keras_distill.losses import _logits
 
@@ -110,3 +111,17 @@ def of_unit_size(x, least=LEAST_SCALE):
     present = largest > least
     scale = 1.0 / ops.where(present, largest, ops.ones_like(largest))
     return x * ops.where(present, scale, ops.zeros_like(scale))
+
+
+def checked_power(power):
+    """Returns the power of a norm; raises below 1."""
+    if _checks.finite("power", power) < 1:
+        raise ValueError(
+            _checks.message(
+                "`power` to be 1 or more",
+                "power",
+                power,
+                "Below 1 the gradient of a zero is infinite.",
+            )
+        )
+    return power

@@ -58,7 +58,7 @@ def attention_transfer(teacher_features, student_features, power=2, mode="code",
         Deviation: an attention map is divided by its largest entry before its norm, so that small
         features (below 1e-6 at power 2) are normalised too; below 1e-12 they count as 0.
     """
-    power = _power(power)
+    power = _maps.checked_power(power)
     _checks.one_of("mode", mode, MODES)
     _checks.one_of("maps", maps, MAPS)
     total = 0.0
@@ -89,19 +89,6 @@ def _raised(x, power):
     return ops.square(x) if power == 2 else ops.power(ops.abs(x), power)
 
 
-def _power(power):
-    if _checks.finite("power", power) < 1:
-        raise ValueError(
-            _checks.message(
-                "`power` to be 1 or more",
-                "power",
-                power,
-                "Below 1 the gradient of a zero is infinite.",
-            )
-        )
-    return power
-
-
 @keras.saving.register_keras_serializable(package="keras_distill")
 class AttentionTransfer(DistillationLoss):
     """Attention transfer, AT (Zagoruyko & Komodakis 2017): see `attention_transfer`.
@@ -115,7 +102,7 @@ class AttentionTransfer(DistillationLoss):
 
     def __init__(self, power=2, mode="code", maps="sum", **kwargs):
         super().__init__(**kwargs)
-        self.power = _power(power)
+        self.power = _maps.checked_power(power)
         self.mode = _checks.one_of("mode", mode, MODES)
         self.maps = _checks.one_of("maps", maps, MAPS)
 

@@ -47,7 +47,7 @@ def factor_transfer(teacher_factor, student_factor, power=1, mode="factor"):
         (Jangho-Kim/Factor-Transfer-pytorch); `mode="attention"` is what RepDistiller calls by this
         name.
     """
-    power = _power(power)
+    power = _maps.checked_power(power)
     _checks.one_of("mode", mode, MODES)
     teacher, student = _maps.matched_maps(teacher_factor, student_factor)
     if mode == "attention":
@@ -71,19 +71,6 @@ def factor_transfer(teacher_factor, student_factor, power=1, mode="factor"):
 def _magnitude(x):
     """`|x|`, whose gradient at 0 is 0 on every backend."""
     return x * ops.stop_gradient(ops.sign(x))
-
-
-def _power(power):
-    if _checks.finite("power", power) < 1:
-        raise ValueError(
-            _checks.message(
-                "`power` to be 1 or more",
-                "power",
-                power,
-                "Below 1 the gradient of a zero is infinite.",
-            )
-        )
-    return power
 
 
 def _rate(rate):
@@ -188,7 +175,7 @@ class FactorTransfer(TrainedLoss):
     ):
         super().__init__(**kwargs)
         self.rate = _rate(rate)
-        self.power = _power(power)
+        self.power = _maps.checked_power(power)
         self.mode = _checks.one_of("mode", mode, MODES)
         self.batch_normalization = _checks.instance(
             "batch_normalization", batch_normalization, bool, "True or False"
