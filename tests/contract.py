@@ -39,6 +39,19 @@ def distiller(**options):
     return kd.Distiller(teacher, network("student", **options), terms, student_loss_weight=0.1)
 
 
+def distiller_in_stages(**options):
+    """A hint in the first epoch alone, an optimizer and soft targets of its own behind it."""
+    hint = kd.Term(kd.losses.Hint(), "features", "features", connector="auto")
+    soft = kd.losses.SoftTargets(4.0)
+    momentum = keras.optimizers.SGD(0.05, momentum=0.9)
+    stages = [
+        kd.Stage("hint", 1, [hint, soft], trainable="features"),
+        kd.Stage("distillation", 9, soft, optimizer=momentum),
+    ]
+    teacher = network("teacher", 5, **options)
+    return kd.Distiller(teacher, network("student", **options), stages=stages)
+
+
 def distiller_of_ensemble(**options):
     """A Distiller whose teacher is an ensemble, with a tap into a member."""
     terms = [
@@ -202,6 +215,7 @@ WRAPPERS = {
     "Distiller": Wrapper(distiller),
     "DistortionDistiller": Wrapper(distortion_distiller, in_pairs, splits=False),
     "Distiller of an ensemble": Wrapper(distiller_of_ensemble),
+    "Distiller in stages": Wrapper(distiller_in_stages),
     "EnsembleTeacher, independent": Wrapper(independent_ensemble),
     "EnsembleTeacher, average": Wrapper(average_ensemble),
     "ProgressiveDistiller": Wrapper(progressive_distiller, with_ids),

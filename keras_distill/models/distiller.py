@@ -233,24 +233,34 @@ class Distiller(DistillationModel):
             return self.trainable_variables
         return self._parts.trained(self._parts.active)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=None, *args, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=None,
+        verbose="auto",
+        callbacks=None,
+        **kwargs,
+    ):
         """As `keras.Model.fit`; with `stages`, `epochs` defaults to those of all stages.
 
         Callbacks, `initial_epoch` and data sets with `steps_per_epoch` count the epochs of all
         stages. Each epoch's logs hold the number of its `stage`.
         """
         if self.stages is None:
-            return super().fit(x, y, batch_size, 1 if epochs is None else epochs, *args, **kwargs)
-        total = sum(stage.epochs for stage in self.stages)
-        given = kwargs.pop("callbacks", None)
-        given = keras.tree.flatten(given) if given else []
+            epochs = 1 if epochs is None else epochs
+        else:
+            epochs = sum(stage.epochs for stage in self.stages) if epochs is None else epochs
+            given = keras.tree.flatten(callbacks) if callbacks else []
+            callbacks = [FollowStages(self.stages), *given]
         return super().fit(
             x,
             y,
-            batch_size,
-            total if epochs is None else epochs,
-            *args,
-            callbacks=[FollowStages(self.stages), *given],
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
             **kwargs,
         )
 

@@ -276,3 +276,42 @@ def test_two_replicas_take_the_step_of_one_device(two_replicas):
     fit(two)
     for ours, theirs in zip(values(one.student.weights), values(two.student.weights)):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+# The sequences of the papers, on a network with stages.
+
+TAPS = ["stem", "stage1", "stage2", "stage3"]
+PRE = ["stage1_pre", "stage2_pre", "stage3_pre"]
+BEFORE = {
+    "boundaries, then soft targets": (
+        kd.Term(kd.losses.ActivationBoundary(), PRE, PRE, weight=3e-3, connector="auto"),
+        kd.losses.SoftTargets(3.0),
+    ),
+    "flow, then labels": (kd.Term(kd.losses.FlowOfSolution(), TAPS, TAPS, connector="auto"), []),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_papers_two_stages(name):
+    first, second = BEFORE[name]
+    keras.utils.set_random_seed(0)
+    resnet = kd.backbones.resnet
+    teacher = resnet(8, 4, input_shape=(8, 8, 2), width=3, name="teacher")
+    student = resnet(8, 4, input_shape=(8, 8, 2), width=2, name="student")
+    stages = [
+        kd.Stage("features", 1, first, student_loss_weight=0),
+        kd.Stage("classes", 1, second, optimizer=keras.optimizers.SGD(0.05)),
+    ]
+    wrapper = kd.Distiller(teacher, student, stages=stages)
+    wrapper.compile(keras.optimizers.SGD(1e-3), CE)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 8, 8, 2)).astype("float32"), rng.integers(0, 4, 8)
+    dense = next(layer for layer in student.layers if isinstance(layer, keras.layers.Dense))
+    body, head = student.get_layer("stem_conv").weights, dense.weights
+    before = values(body), values(head)
+    wrapper.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    middle = values(body), values(head)
+    assert [same(*pair) for pair in zip(before, middle)] == [False, True]
+    history = wrapper.fit(x, y, batch_size=4, initial_epoch=1, verbose=0).history
+    assert not same(middle[1], values(head))
+    assert np.isfinite(history["loss"]).all() and history["stage"] == [1]
