@@ -9,6 +9,7 @@ better; 1.00 is the floor of a loop that does the parts one after the other.
     python scripts/benchmark.py --torch        # beside a plain PyTorch loop, where installed
     python scripts/benchmark.py --schemes      # mutual learning, DLB, ... beside plain fit
     python scripts/benchmark.py --losses       # a step with one more term, beside one without
+    python scripts/benchmark.py --losses --torch   # each alone, beside the formula in PyTorch
     python scripts/benchmark.py --pipelines    # DLB's batches beside plain ones, no network
     python scripts/benchmark.py --memory       # peak memory of plain fit, DLB, PS-KD and BYOT
 
@@ -230,7 +231,11 @@ def held_against_references(arguments):
     import benchmark_losses
     import benchmark_schemes
 
-    if arguments.losses:
+    if arguments.losses and arguments.torch:
+        import benchmark_losses_torch
+
+        found = benchmark_losses_torch.variants(arguments)
+    elif arguments.losses:
         found = benchmark_losses.variants(arguments)
     elif arguments.pipelines:
         found = benchmark_schemes.pipelines(arguments)
