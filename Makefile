@@ -15,8 +15,7 @@ TEST_SETTINGS := TF_CPP_MIN_LOG_LEVEL=2 TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS
 PYTEST := $(TEST_SETTINGS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 JAX_TESTS = $(wildcard tests/losses tests/test_contract.py)
 JAX_TESTS_CORE = $(wildcard tests/losses/test_response.py tests/losses/test_loss_classes.py \
-	tests/losses/test_trained_loss.py tests/test_contract.py)
-JAX_TESTS_FAST = $(wildcard tests/losses/test_response.py tests/losses/test_loss_classes.py)
+	tests/losses/test_trained_loss.py)
 ON_JAX := KERAS_BACKEND=jax $(PYTEST)
 
 # $(call BOTH_BACKENDS,tests for JAX,marks for JAX,options of the main run): the run on JAX comes first,
@@ -38,11 +37,11 @@ help:  ## Show the targets
 demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, compare, export to TF Lite
 	$(BIN)/keras-distill demo $(ARGS)
 
-test: $(READY)-test  ## Run the whole suite, and its core on JAX (35 minutes at most on 2 cores)
+test: $(READY)-test  ## Run the whole suite, on JAX a core of losses (35 minutes at most on 2 cores)
 	$(call BOTH_BACKENDS,$(JAX_TESTS_CORE),not tensorflow and not slow,-m "not learning")
 
-test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the response losses
-	$(call BOTH_BACKENDS,$(JAX_TESTS_FAST),not tensorflow and not slow,-m "not slow")
+test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the same core
+	$(call BOTH_BACKENDS,$(JAX_TESTS_CORE),not tensorflow and not slow,-m "not slow")
 
 test-jax: $(READY)-test  ## Run on JAX all losses and all wrappers
 	$(ON_JAX) -m "not tensorflow" $(ARGS) $(JAX_TESTS)
