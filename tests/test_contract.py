@@ -15,13 +15,7 @@ on_tensorflow = keras.backend.backend() == "tensorflow"
 
 
 # Those of the design's first line; the fast suite is theirs, the whole one is all's.
-FAST = (
-    "DLBModel",
-    "Distiller",
-    "EnsembleTeacher, independent",
-    "MutualLearner",
-    "SelfDistiller",
-)
+FAST = ("Distiller", "MutualLearner")
 
 
 @pytest.fixture(

@@ -62,6 +62,7 @@ def test_one_step_moves_the_student_alone_and_batch_statistics_once():
         np.testing.assert_allclose(own, other, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_compiled_steps_are_the_plain_ones():
     histories = []
@@ -90,6 +91,7 @@ def test_loaded_it_goes_on_as_if_never_stopped(tmp_path):
     assert seed[1] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_steps_of_one_device(two_replicas):
     """Unevenly many attacked images too; the draws are those of the global batch."""

@@ -92,6 +92,7 @@ def test_the_loss_falls():
     assert history[-1] < 0.85 * history[1]
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_plain_ones():
     plain, jit, several = (
         distiller(compile_options=options)
@@ -183,6 +184,7 @@ def test_half_precision_students_train():
     assert model.terms[0].loss.student_embedding.compute_dtype == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_steps_of_one_device(two_replicas):
     """Draws, Z, banks and weights; the last batch, of four, too."""

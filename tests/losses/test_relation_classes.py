@@ -99,6 +99,7 @@ def gradient_on(strategy, case, gather, batch=6):
     return [strategy.reduce("SUM", result, axis=None).numpy() for result in results]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", each(GATHERED))
 def test_gathered_two_replicas_are_one_device(case, two_replicas):
@@ -126,6 +127,7 @@ def test_by_default_each_replica_relates_its_own_batch(case, two_replicas):
     assert value == pytest.approx(np.mean(halves), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_gathered_terms_of_a_distiller_train_as_on_one_device(two_replicas):
     """`fit` itself, with labels for the one that asks for them."""

@@ -39,6 +39,7 @@ def test_half_precision_inputs_are_computed_in_float32(case, dtype):
     np.testing.assert_allclose(gradient.astype("float32"), expected, rtol=2e-2, atol=2e-2 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", each(COMPILED))
 def test_xla_computes_the_same(case):
     """Values and gradients, with duplicates and a row of zeros."""

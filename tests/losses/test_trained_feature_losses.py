@@ -149,6 +149,7 @@ def test_half_precision_is_computed_in_float32(case, dtype):
     assert {v.dtype for v in loss.trainable_variables} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EACH)
 def test_xla_computes_the_same(case):
     """Values and gradients, with a map of zeros, a duplicate and a constant."""
@@ -194,6 +195,7 @@ def test_batch_of_unknown_size(case):
         assert float(function(*pair)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EACH)
 def test_a_term_trains_student_and_helpers_alone(case, tmp_path):
     model = distiller(case)
@@ -235,6 +237,7 @@ def test_evaluation_moves_nothing(case):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", DISTINCT)
 def test_two_replicas_take_the_step_of_one_device(case, two_replicas):

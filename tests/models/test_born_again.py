@@ -51,6 +51,7 @@ def assert_same(one, other, **tolerance):
 # What the generations learn.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"label_weight": 0.5, "temperature": 3.0}, {"label_weight": 1.0}]
 )
@@ -296,6 +297,7 @@ def resumable():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4, 5])
 def test_killed_in_any_epoch_and_resumed_equals_undisturbed(epoch, undisturbed, tmp_path):
     def backup():
@@ -311,6 +313,7 @@ def test_killed_in_any_epoch_and_resumed_equals_undisturbed(epoch, undisturbed, 
         np.testing.assert_allclose(nets.array(mine), nets.array(theirs), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_one_data_set_of_all_epochs_and_our_backup(epoch, tmp_path):
@@ -390,6 +393,7 @@ def test_cwtm_weighs_labels_by_the_teachers_largest_probability():
     assert abs(logs["label_loss"] - expected) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_cwtm_of_two_replicas_equals_one_device(two_replicas):
     import tensorflow as tf

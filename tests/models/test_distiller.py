@@ -76,6 +76,7 @@ def test_total_terms_and_update_equal_a_hand_written_loop():
     nets.assert_same_weights(projection, connector, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_with_weight_zero_it_is_plain_fit_exactly(optimizer):
     student = nets.cnn(4, "student", regularized=True, dropout=0.4)
@@ -241,6 +242,7 @@ TWO_WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(TWO_LOSSES))
 def test_several_outputs_train_as_in_keras_and_each_is_distilled(kind):
     structure = "dict" if kind == "dict" else "list"

@@ -32,6 +32,7 @@ def saved_setting():
     return compiled(distiller, "adam", metrics=["accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["save", "save_model", "weights"])
 def test_saved_in_the_middle_goes_on_as_if_undisturbed(tmp_path, how):
     distiller = saved_setting()
@@ -64,6 +65,7 @@ def test_saved_in_the_middle_goes_on_as_if_undisturbed(tmp_path, how):
     assert all(np.any(a != nets.array(v)) for a, v in zip(before, loaded.trainable_variables))
 
 
+@pytest.mark.slow
 def test_saved_without_its_teacher(tmp_path):
     distiller = saved_setting()
     x, y = nets.images(16), nets.class_ids(16)
@@ -129,6 +131,7 @@ def test_clone_from_config_is_the_same_wrapper_with_fresh_weights():
     assert [v.shape for v in copy.variables] == [v.shape for v in distiller.variables]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_model_checkpoint(tmp_path, weights_only):
     distiller = saved_setting()
@@ -146,6 +149,7 @@ def test_model_checkpoint(tmp_path, weights_only):
         nets.assert_untouched(keras.saving.load_model(path).student, last)
 
 
+@pytest.mark.slow
 def test_backup_and_restore_works_from_the_first_epoch(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -190,6 +190,7 @@ def test_several_outputs_need_a_path():
 # Replicas, accumulation, masks.
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_means_of_the_global_batch(two_replicas):
     import tensorflow as tf

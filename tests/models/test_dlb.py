@@ -48,6 +48,7 @@ class Steps(keras.callbacks.Callback):
             self.caches.append(nets.array(self.model._cache.logits[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("carry", [True, False])
 def test_six_steps_over_two_epochs_are_the_oracle(carry, fused):
@@ -84,6 +85,7 @@ def test_fit_on_arrays_is_fit_on_their_overlap():
     nets.assert_same_weights(ours.student, other.student, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry", [True, False])
 def test_a_resumed_fit_equals_an_undisturbed_one_without_carry(carry):
     x, y = nets.vectors(13), nets.class_ids(13)
@@ -156,6 +158,7 @@ def test_no_file_holds_the_cache(tmp_path):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_with_batch_norm_free_net_and_carry(two_replicas):
     import tensorflow as tf
@@ -173,6 +176,7 @@ def test_two_replicas_with_batch_norm_free_net_and_carry(two_replicas):
     nets.assert_same_weights(one, both, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixing_class_weights_and_validation_split_on_arrays():
     x, y = samples(32)
     model = kd.DLBModel(network("student"))
@@ -222,6 +226,7 @@ def shifted_by_seed(x, seeds):
     return x + kd.data.random_uniform(seeds, x.shape[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("as_samples", [True, False])
 def test_ddgsd_beside_dlb_compares_two_views_of_the_new_half(as_samples, fused):

@@ -208,6 +208,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_independent_members_are_as_if_trained_alone(name):
     parts = [nets.cnn(3 + i, f"m{i}", regularized=True, dropout=0.4, seed=10 + i) for i in range(2)]
@@ -334,6 +335,7 @@ def test_members_that_are_not_built_yet_train_too(flag):
 # Saving and export.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["independent", "average"])
 def test_saved_in_the_middle_goes_on(tmp_path, objective):
     ensemble = kd.EnsembleTeacher(
