@@ -14,7 +14,7 @@ from tests.contract import state
 on_tensorflow = keras.backend.backend() == "tensorflow"
 
 
-# Those of the design's first line; the fast suite is theirs, the whole one is all's.
+# The fast suite is theirs, the whole one is all's.
 FAST = ("Distiller", "MutualLearner")
 
 
