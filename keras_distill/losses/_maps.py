@@ -5,6 +5,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill.connectors import adaptive_average_matrix
 from keras_distill.losses import _logits
+from keras_distill.losses._shapes import received
 
 # The magnitude below which a map counts as zeros.
 LEAST_SCALE = 1e-12
@@ -75,17 +76,6 @@ def check_maps(teacher_maps, student_maps):
             "Expected maps of the same batch. Received: "
             f"{received(teacher_maps, student_maps)}. Run both networks on the same samples."
         )
-
-
-def received(teacher, student):
-    """Both shapes, for a message; of several maps, those of each."""
-    return f"teacher_features.shape={_shape(teacher)}, student_features.shape={_shape(student)}"
-
-
-def _shape(features):
-    if isinstance(features, (list, tuple)):
-        return [tuple(feature.shape) for feature in features]
-    return tuple(features.shape)
 
 
 def as_list(features):

@@ -7,6 +7,7 @@ from keras_distill import distribution
 from keras_distill._ops import flatten_samples
 from keras_distill.losses import _logits
 from keras_distill.losses import misfit
+from keras_distill.losses._shapes import received
 from keras_distill.losses.base import DistillationLoss
 
 
@@ -54,14 +55,6 @@ def paired_samples(teacher_features, student_features):
         "Give a feature of one unit the shape (batch, 1).",
     )
     return flatten_samples(teacher), flatten_samples(student)
-
-
-def received(teacher, student):
-    """The two shapes, as every error names them."""
-    return (
-        f"teacher_features.shape={tuple(teacher.shape)}, "
-        f"student_features.shape={tuple(student.shape)}"
-    )
 
 
 def _check_ranks(teacher, student, allowed, wanted, hint):

@@ -6,6 +6,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill._ops import flatten_samples
 from keras_distill.losses import _logits
+from keras_distill.losses import _maps
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
 
@@ -58,7 +59,7 @@ def activation_boundary(teacher_features, student_features, margin=1.0, mode="pa
     """
     margin = _checks.positive("margin", margin)
     _checks.one_of("mode", mode, MODES)
-    teachers, students = _listed(teacher_features), _listed(student_features)
+    teachers, students = _maps.as_list(teacher_features), _maps.as_list(student_features)
     if len(teachers) != len(students) or not teachers:
         shapes = [[tuple(x.shape) for x in own] for own in (teachers, students)]
         raise ValueError(
@@ -69,10 +70,6 @@ def activation_boundary(teacher_features, student_features, margin=1.0, mode="pa
     for teacher, student in zip(teachers, students):
         total = 0.5 * total + _of_one(teacher, student, margin, mode)
     return total
-
-
-def _listed(features):
-    return features if isinstance(features, (list, tuple)) else [features]
 
 
 def _of_one(teacher, student, margin, mode):

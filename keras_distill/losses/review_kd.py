@@ -7,6 +7,7 @@ from keras_distill import _checks
 from keras_distill._ops import per_sample_mean
 from keras_distill.losses import _layers
 from keras_distill.losses import _maps
+from keras_distill.losses import _shapes
 from keras_distill.losses import misfit
 from keras_distill.losses.trained import TrainedLoss
 
@@ -163,8 +164,7 @@ class ReviewKD(TrainedLoss):
 
 def _levels(shapes):
     """The shapes as those of maps, in a list; `None` for what is neither map nor vector."""
-    single = all(size is None or isinstance(size, int) for size in shapes)
-    return [_level(shape) for shape in ([shapes] if single else shapes)]
+    return [_level(shape) for shape in _shapes.as_list(shapes)]
 
 
 def _level(shape):

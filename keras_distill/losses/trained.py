@@ -4,6 +4,7 @@ import keras
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill.losses import _shapes
 from keras_distill.losses.base import DistillationLoss
 
 
@@ -68,7 +69,7 @@ class TrainedLoss(DistillationLoss, keras.layers.Layer):
     def __call__(self, teacher_outputs, student_outputs, sample_weight=None, training=True):
         if self._shapes is None:
             features = _features(teacher_outputs, self.needs_labels or self.needs_ids)
-            self.build_for(_shapes_of(features), _shapes_of(student_outputs))
+            self.build_for(_shapes.shapes_of(features), _shapes.shapes_of(student_outputs))
         return _keras.call_loss(
             self, teacher_outputs, student_outputs, sample_weight, training=training
         )
@@ -87,26 +88,16 @@ class TrainedLoss(DistillationLoss, keras.layers.Layer):
         self.build_for(_with_batch(teacher), _with_batch(student))
 
 
-def _is_shape(shapes):
-    return all(size is None or isinstance(size, int) for size in shapes)
-
-
 def _without_batch(shapes):
     """The sizes behind the batch, in lists, as a JSON file holds them."""
-    if _is_shape(shapes):
+    if _shapes.is_shape(shapes):
         return [None if size is None else int(size) for size in shapes[1:]]
     return [_without_batch(shape) for shape in shapes]
 
 
 def _with_batch(shapes):
-    return (None, *shapes) if _is_shape(shapes) else [_with_batch(shape) for shape in shapes]
+    return (None, *shapes) if _shapes.is_shape(shapes) else [_with_batch(shape) for shape in shapes]
 
 
 def _features(teacher_outputs, has_extras):
     return teacher_outputs[0] if has_extras else teacher_outputs
-
-
-def _shapes_of(features):
-    if isinstance(features, (list, tuple)):
-        return [tuple(feature.shape) for feature in features]
-    return tuple(features.shape)

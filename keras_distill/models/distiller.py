@@ -210,11 +210,14 @@ class Distiller(DistillationModel):
             number: Its position in `stages`.
         """
         self._stage.assign(number)
-        if number == self._parts.active:
-            return
+        if number != self._parts.active:
+            self._go_on_with(number)
+            self._set_step_counter()
+
+    def _go_on_with(self, number):
         self._parts.active = number
-        _unscaled(self.optimizer).begin(number)
-        self._set_step_counter()
+        if self.optimizer is not None:
+            _unscaled(self.optimizer).begin(number)
         if self.train_function is not None:
             self.make_train_function(force=True)
         self.test_function = None
@@ -305,9 +308,8 @@ class Distiller(DistillationModel):
         super().load_own_variables(store)
         if self.stages is not None:
             number = int(keras.ops.convert_to_numpy(self._stage))
-            if self.optimizer is not None:
-                self.begin_stage(number)
-            self._parts.active = number
+            if number != self._parts.active:
+                self._go_on_with(number)
 
     def get_config(self):
         config = super().get_config()

@@ -77,16 +77,21 @@ class FrozenNetworks(keras.Model):
         known = {id(variable) for variable in [*self.weights, *self.frozen_variables]}
         return [variable for variable in self.variables if id(variable) not in known]
 
+    @property
+    def _own_variables(self):
+        return {v.name: v for v in self._trainable_variables + self._non_trainable_variables}
+
     def save_own_variables(self, store):
-        super().save_own_variables(store)
+        for name, variable in self._own_variables.items():
+            store[name] = variable
         for i, state in enumerate(self._seed_states):
             store[f"seed_{i}"] = ops.convert_to_numpy(state)
 
     def load_own_variables(self, store):
         # Own variables (a step counter on JAX) and seeds may be missing: another backend's file.
-        for i, variable in enumerate(self._trainable_variables + self._non_trainable_variables):
-            if str(i) in store.keys():
-                variable.assign(store[str(i)])
+        for name, variable in self._own_variables.items():
+            if name in store.keys():
+                variable.assign(store[name])
         for i, state in enumerate(self._seed_states):
             if f"seed_{i}" in store.keys():
                 state.assign(store[f"seed_{i}"])

@@ -257,18 +257,17 @@ class StageOptimizer(PerNetworkOptimizer):
         """Goes on with the optimizer of a stage, by its number."""
         self.active = stage
 
-    @property
-    def current(self):
-        """The optimizer of the present stage."""
+    def of_stage(self):
+        """The optimizer of the present stage. No property: Keras would save it a second time."""
         return self.optimizers[self.positions[self.active]]
 
     def applied(self):
         trained = {id(v) for v in self._of_stages[self.active]()}
         group = list(self._groups)[self.positions[self.active]]
-        return [(self.current, [v for v in group if id(v) in trained])]
+        return [(self.of_stage(), [v for v in group if id(v) in trained])]
 
     def scale_loss(self, loss):
-        return self.current.scale_loss(loss)
+        return self.of_stage().scale_loss(loss)
 
     def finalize_variable_values(self, var_list):
         for optimizer, group in self.applied():
@@ -276,16 +275,16 @@ class StageOptimizer(PerNetworkOptimizer):
 
     @property
     def iterations(self):
-        return self.current.iterations if self._inner_ready else self._iterations
+        return self.of_stage().iterations if self._inner_ready else self._iterations
 
     @property
     def learning_rate(self):
-        return self.current.learning_rate
+        return self.of_stage().learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
         if self._inner_ready:
-            self.current.learning_rate = value
+            self.of_stage().learning_rate = value
 
     def get_config(self):
         return {**super().get_config(), "positions": self.positions}

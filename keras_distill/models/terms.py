@@ -13,6 +13,7 @@ from keras_distill._ops import per_sample_mean
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.trained import TrainedLoss
+from keras_distill.models import sample_ids
 from keras_distill.models.function_loss import as_loss
 from keras_distill.models.function_loss import at_temperature
 from keras_distill.models.function_loss import is_of_keras
@@ -310,8 +311,7 @@ class BoundTerm(keras.layers.Layer):
         if ids is None:
             raise ValueError(
                 f"Expected ids of the samples for the term {self.name!r}, whose loss needs them. "
-                "Received: y without `ids`. Use kd.data.with_ids(dataset), or "
-                "kd.data.batches(..., ids=True)."
+                f"Received: y without `ids`. {sample_ids.HINT}"
             )
         return ops.cast(ids, "int32")
 

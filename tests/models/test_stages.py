@@ -88,12 +88,12 @@ def test_optimizer_of_a_stage_is_fresh_its_own_or_continued():
     wrapper = distiller(stages)
     sgd, adam = wrapper.optimizer.optimizers
     assert isinstance(adam, keras.optimizers.Adam)
-    assert wrapper.optimizer.current is sgd
+    assert wrapper.optimizer.of_stage() is sgd
     fit(wrapper, epochs=1)
     assert (int(sgd.iterations), int(adam.iterations)) == (2, 0)
     fit(wrapper, initial_epoch=1)
     assert (int(sgd.iterations), int(adam.iterations)) == (2, 4)
-    assert wrapper.optimizer.current is adam
+    assert wrapper.optimizer.of_stage() is adam
 
 
 def test_labels_alone_are_a_stage():
@@ -192,7 +192,7 @@ def test_schedules_and_learning_rate_are_those_of_the_stage():
     fit(wrapper)
     assert float(wrapper.optimizer.learning_rate) == pytest.approx(0.01)
     wrapper.optimizer.learning_rate = 0.25
-    assert float(wrapper.optimizer.current.learning_rate) == pytest.approx(0.25)
+    assert float(wrapper.optimizer.of_stage().learning_rate) == pytest.approx(0.25)
     assert float(wrapper.optimizer.optimizers[0].learning_rate) == 0.0
 
 
@@ -315,3 +315,14 @@ def test_papers_two_stages(name):
     history = wrapper.fit(x, y, batch_size=4, initial_epoch=1, verbose=0).history
     assert not same(middle[1], values(head))
     assert np.isfinite(history["loss"]).all() and history["stage"] == [1]
+
+
+def test_a_file_of_another_backend_tells_the_stage():
+    wrapper, other = (distiller([soft(1), kd.Stage("labels", 1, [])]) for _ in range(2))
+    wrapper.begin_stage(1)
+    store = {}
+    wrapper.save_own_variables(store)
+    store.pop("step", None)  # JAX's counter of steps
+    other.load_own_variables(store)
+    assert other.stage == 1
+    assert other.optimizer.of_stage() is other.optimizer.optimizers[1]
