@@ -180,8 +180,9 @@ class AttentionFusion(keras.layers.Layer):
     A 1x1 convolution without bias and batch normalization bring the student's map to the middle
     channels. The deeper level's residual is brought to the map's size by nearest neighbours; a 1x1
     convolution of both, with bias, and a sigmoid give two attention maps, and the sum of both
-    tensors, each times its own, is this level's residual. Brought to the teacher's size, a 3x3
-    convolution without bias and batch normalization make of it the output.
+    tensors, each times its own, is brought to the teacher's size by nearest neighbours. That is
+    this level's residual, as in the official code; a 3x3 convolution without bias and batch
+    normalization make of it the output.
 
     The convolutions without bias start as PyTorch's `kaiming_uniform_(a=1)`.
 
@@ -225,8 +226,8 @@ class AttentionFusion(keras.layers.Layer):
             both = ops.concatenate([own, residual], axis=-1)
             weights = ops.sigmoid(self.attention(both))
             own = own * weights[..., :1] + residual * weights[..., 1:]
-        output = self.expand(_nearest(own, self.target))
-        return self.expand_norm(output, training=training), own
+        own = _nearest(own, self.target)
+        return self.expand_norm(self.expand(own), training=training), own
 
     def get_config(self):
         return {

@@ -66,7 +66,7 @@ def fused(levels, weights, targets):
             scores = convolution(np.concatenate([x, deeper], axis=-1), *own["attention"])
             maps = 1.0 / (1.0 + np.exp(-scores))
             x = x * maps[..., 0:1] + deeper * maps[..., 1:2]
-        residual = x
-        output = convolution(nearest(x, targets[level]), own["expand"])
+        residual = nearest(x, targets[level])  # As in the official code: behind the resizing.
+        output = convolution(residual, own["expand"])
         results[level] = batch_normalized(output, *own["expand_norm"])
     return results
