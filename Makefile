@@ -40,8 +40,8 @@ demo: $(READY)-demo  ## Train a teacher ensemble and a student on real digits, c
 test: $(READY)-test  ## Run the whole suite, on JAX a core of losses (35 minutes at most on 2 cores)
 	$(call BOTH_BACKENDS,$(JAX_TESTS_CORE),not tensorflow and not slow,-m "not learning")
 
-test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the same core
-	$(call BOTH_BACKENDS,$(JAX_TESTS_CORE),not tensorflow and not slow,-m "not slow")
+test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the response losses alone
+	$(call BOTH_BACKENDS,$(wildcard tests/losses/test_response.py),not tensorflow and not slow,-m "not slow")
 
 test-jax: $(READY)-test  ## Run on JAX all losses and all wrappers
 	$(ON_JAX) -m "not tensorflow" $(ARGS) $(JAX_TESTS)

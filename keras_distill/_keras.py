@@ -24,6 +24,8 @@ __all__ = [
     "get_keras_mask",
     "is_empty",
     "no_automatic_dependency_tracking",
+    "rand_augment_images",
+    "rand_augment_transformation",
     "register_tree_node",
     "scale_loss_for_distribution",
     "set_keras_mask",
@@ -88,6 +90,40 @@ def _reduce_scalar(value, sample_weight, reduction):
 def flatten_layers(layer):
     """`layer` and all the layers below it, each once."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def rand_augment_transformation(layer, images, seeds):
+    """A draw of a `keras.layers.RandAugment`, all of it from `seeds`, a seed generator.
+
+    The layer's own method gives its parts seeds of a state that moves with each call.
+    """
+    names = layer._AUGMENT_LAYERS
+    chosen = layer.backend.random.randint((layer.num_ops,), 0, len(names), seed=seeds)
+    draws = {
+        name: getattr(layer, name).get_random_transformation(images, training=True, seed=seeds)
+        for name in names
+    }
+    return {"transforms": draws, "layer_idxes": chosen}
+
+
+def rand_augment_images(layer, images, transformation):
+    """The images of a `keras.layers.RandAugment`, in `tf.data`: of its parts, the chosen run.
+
+    The layer's own method runs all of them and then chooses.
+    """
+    import tensorflow as tf
+
+    draws = transformation["transforms"]
+    images = tf.cast(images, layer.compute_dtype)
+    for i in range(layer.num_ops):
+        parts = [
+            lambda name=name, x=images: tf.ensure_shape(
+                tf.cast(getattr(layer, name).transform_images(x, draws[name]), x.dtype), x.shape
+            )
+            for name in draws
+        ]
+        images = tf.switch_case(transformation["layer_idxes"][i], parts)
+    return images
 
 
 def register_tree_node(cls, flatten, unflatten):

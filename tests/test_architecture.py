@@ -269,6 +269,7 @@ def modules_after(statement, backend):
     return set(result.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_import_brings_keras_and_numpy_only(backend):
     """Nothing beyond what Keras itself imports: no extra, and no TensorFlow on JAX."""

@@ -98,6 +98,7 @@ def test_recipes_are_listed_with_their_papers(call):
     assert all("https://" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_module_itself_brings_nothing_heavy():
     """Beyond what the package imports: the commands import what they need."""
     script = (
@@ -315,6 +316,7 @@ def test_other_settings_are_an_error_that_names_the_ways_out(run, call):
     assert "seed=3" in err and "--restart" in err and "folder" in err
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_evaluate(run, call):
     models = run / "models"
@@ -333,6 +335,7 @@ def test_evaluate(run, call):
         assert word in out
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("quantize", [None, "float16", "dynamic", "int8"])
 def test_export_and_compare(run, call, tmp_path, quantize):
@@ -350,6 +353,7 @@ def test_export_and_compare(run, call, tmp_path, quantize):
     assert status == 0 and "student.tflite" in out and "ms an image" in out
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_export_saved_model_and_on_to_tflite(run, call, tmp_path):
     student = run / "models" / "student.keras"
@@ -361,6 +365,7 @@ def test_export_saved_model_and_on_to_tflite(run, call, tmp_path):
     assert status == 0 and "Not checked" in out
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_export_int8_inputs_and_outputs(run, call, tmp_path):
     out_file = tmp_path / "a.tflite"
@@ -426,6 +431,7 @@ def make_images(folder, side=12, each=6):
             keras.utils.save_img(folder / name / f"{i}.png", pixels, scale=False)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_train_on_a_folder_from_files(call, tmp_path):
     """A folder of images; a teacher with a softmax and a student from files; another loss."""
@@ -463,6 +469,7 @@ def test_train_on_a_folder_from_files(call, tmp_path):
     assert status == 0 and "photos/test" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_train_with_a_loss_of_layers(call, tmp_path):
     command = ["train", *[word for pair in NETWORKS.items() for word in pair], *QUICK]
@@ -505,6 +512,7 @@ def test_train_on_prepared_data(call, tmp_path, data_dir):
 # Recipes.
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_train_by_a_recipe_and_compare_its_file(call, tmp_path):
     out = tmp_path / "run"
@@ -530,6 +538,7 @@ def compare_arguments(out, *more):
     return ["compare", "--dataset", "digits", *recipes, *small, "--out", str(out), *more]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_compare_recipes(call, tmp_path):
     arguments = compare_arguments(tmp_path / "run", "--seeds", "2", "--epochs", "1", "--seed", "3")

@@ -192,6 +192,7 @@ FITTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FITTED)
 def test_a_wrapper_trains_and_saves_the_connector_and_exports_none(kind, tmp_path):
     mine, theirs = FITTED[kind]
@@ -220,6 +221,7 @@ def test_a_wrapper_trains_and_saves_the_connector_and_exports_none(kind, tmp_pat
     assert 13 not in {size for v in alone.variables for size in v.shape}
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_no_export_holds_a_connector(tmp_path):
     """The teacher's 13 channels, which the connectors alone share, are in no exported tensor."""
@@ -252,6 +254,7 @@ def regressor(target_shape):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_connectors_stay_in_float32(policy):
     keras.config.set_dtype_policy(policy)

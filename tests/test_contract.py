@@ -15,7 +15,7 @@ on_tensorflow = keras.backend.backend() == "tensorflow"
 
 
 # The fast suite is theirs, the whole one is all's.
-FAST = ("Distiller", "MutualLearner")
+FAST = ("Distiller",)
 
 
 @pytest.fixture(

@@ -87,6 +87,7 @@ def test_only_the_chief_writes(monkeypatch, cluster, task, chief):
     assert distribution.is_chief() == chief
 
 
+@pytest.mark.slow
 def test_another_backend_is_told_to_use_tensorflow(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):

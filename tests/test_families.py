@@ -77,6 +77,7 @@ def a_feature(model):
     return inner[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", FAMILIES.values(), ids=FAMILIES.keys())
 def test_a_step_with_taps_on_both_sides_trains_the_student_alone(pair):
     teacher, student = (build() for build in pair)
@@ -102,6 +103,7 @@ def test_a_step_with_taps_on_both_sides_trains_the_student_alone(pair):
     )
 
 
+@pytest.mark.slow
 def test_connectors_stay_out_of_the_student():
     teacher, student = (build() for build in FAMILIES["keras-hub classifier to CIFAR ResNet"])
     count = student.count_params()

@@ -155,6 +155,7 @@ def scalar(teacher, student):
     return ops.mean(ops.square(teacher - student))
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_replicas_take_the_step_and_show_the_losses_of_one_device(two_replicas):
     """D5, C3, C4: strings and own losses took an N-fold step, logs shrank by N."""
@@ -561,6 +562,7 @@ def test_train_on_batch_works():
     assert wrapper.predict_on_batch(x).shape == (8, nets.CLASSES)
 
 
+@pytest.mark.slow
 def test_every_defect_has_its_test():
     """The list of field.md section D, D1 to D20."""
     text = pathlib.Path(__file__).read_text(encoding="utf-8")

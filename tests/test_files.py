@@ -9,6 +9,7 @@ def leftovers(folder):
     return [path for path in folder.iterdir() if path.name.startswith(".writing-")]
 
 
+@pytest.mark.slow
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with written_beside(path) as temporary:

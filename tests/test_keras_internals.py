@@ -439,3 +439,17 @@ def test_keras_runs_once_more_where_the_cardinality_is_unknown():
     with pytest.warns(UserWarning, match="ran out of data"):
         model.fit(data, verbose=0, shuffle=False)
     assert int(nets.array(model.optimizer.iterations)) == 3  # of 2 batches
+
+
+def test_rand_augment_is_what_keras_makes_of_the_same_draws():
+    layer = layers.RandAugment(value_range=(0, 1), num_ops=2, factor=0.6)
+    images = np.random.default_rng(0).uniform(0, 1, (1, 8, 8, 3)).astype("float32")
+    for seed in range(12):
+        draws = _keras.rand_augment_transformation(layer, images, keras.random.SeedGenerator(seed))
+        again = _keras.rand_augment_transformation(layer, images, keras.random.SeedGenerator(seed))
+        np.testing.assert_array_equal(draws["layer_idxes"], again["layer_idxes"])
+        assert list(draws["transforms"]) == layer._AUGMENT_LAYERS
+        if keras.backend.backend() == "tensorflow":
+            ours = _keras.rand_augment_images(layer, images, draws)
+            expected = layer.transform_images(images, draws)
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)

@@ -119,6 +119,7 @@ def moved(before, variables):
     return [bool(np.any(old != new)) for old, new in zip(before, arrays(variables), strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "pair",

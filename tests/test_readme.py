@@ -119,6 +119,7 @@ def test_python_blocks_run(readme, tmp_path, monkeypatch):
     assert "keras_distill" in {getattr(value, "__name__", "") for value in namespace.values()}
 
 
+@pytest.mark.slow
 def test_commands_and_options_exist(readme):
     """Every `keras-distill X --option` that the README names is in the help."""
     named = named_commands(readme)

@@ -16,6 +16,7 @@ from keras_distill.data.pipeline import steps_per_epoch
 from keras_distill.data.sources import load
 from keras_distill.data.targets import Targets
 from keras_distill.data.targets import with_ids
+from keras_distill.data.teacher_cache import TeacherCache
 from keras_distill.data.views import two_views
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "NoisyImageData",
     "Split",
     "Targets",
+    "TeacherCache",
     "balanced_batches",
     "batches",
     "class_pairs",

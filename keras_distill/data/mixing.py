@@ -26,7 +26,8 @@ def keras_augment(*layers):
     Args:
         *layers: Layers of Keras that change images alone, such as
             `keras.layers.RandomErasing(0.5, value_range=(0, 1))` (Cutout),
-            `keras.layers.RandomTranslation(0.1, 0.1)`, or functions of (images, seeds).
+            `keras.layers.RandomTranslation(0.1, 0.1)`, `keras.layers.RandAugment(value_range=(0,
+            1))`, or functions of (images, seeds).
             For layers that mix images, see `mix` of `overlap_batches`.
 
     Returns:
@@ -48,7 +49,7 @@ def keras_augment(*layers):
         if not (_is_repeatable(layer) or (callable(layer) and not _is_layer(layer))):
             raise ValueError(
                 message("image layers of Keras or functions of (images, seeds)", "layer", layer)
-                + " Layers made of others (RandAugment) keep states of their own."
+                + " Layers made of others, but for RandAugment, keep states of their own."
             )
 
     def augment(images, seeds):
@@ -60,6 +61,7 @@ def keras_augment(*layers):
                 images = layer(images, seeds)
         return images
 
+    augment.by_batch = any(_is_layer(layer) for layer in layers)
     return augment
 
 
@@ -112,8 +114,11 @@ def draw(layer, images, seed, place=0):
     Returns:
         The layer's transformation: permutation, weights and boxes of a layer that mixes.
     """
+    seeds = _Seeds(seed, place)
     with _on_tensorflow(layer):
-        return layer.get_random_transformation(images, training=True, seed=_Seeds(seed, place))
+        if isinstance(layer, keras.layers.RandAugment):
+            return _keras.rand_augment_transformation(layer, images, seeds)
+        return layer.get_random_transformation(images, training=True, seed=seeds)
 
 
 def transform(layer, images, transformation):
@@ -121,6 +126,8 @@ def transform(layer, images, transformation):
     import tensorflow as tf
 
     with _on_tensorflow(layer):
+        if isinstance(layer, keras.layers.RandAugment):
+            return _keras.rand_augment_images(layer, images, transformation)
         transformed = layer.transform_images(images, transformation, training=True)
     return tf.ensure_shape(tf.cast(transformed, images.dtype), images.shape)
 
@@ -153,11 +160,14 @@ class _Seeds(keras.random.SeedGenerator):
 @contextlib.contextmanager
 def _on_tensorflow(layer):
     """Keras's data layers compute in `tf.data` on any backend, once told so."""
-    layer.backend.set_backend("tensorflow")
+    layers = _keras.flatten_layers(layer)
+    for each in layers:
+        each.backend.set_backend("tensorflow")
     try:
         yield
     finally:
-        layer.backend.reset()
+        for each in layers:
+            each.backend.reset()
 
 
 def _is_layer(value):
@@ -169,4 +179,6 @@ def _is_repeatable(layer):
     methods = ("get_random_transformation", "transform_images")
     if not _is_layer(layer) or not all(hasattr(layer, name) for name in methods):
         return False
+    if isinstance(layer, keras.layers.RandAugment):
+        return True
     return len(_keras.flatten_layers(layer)) == 1

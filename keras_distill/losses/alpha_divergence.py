@@ -68,6 +68,7 @@ class AlphaDivergence(DistillationLoss):
 
     on_logits = True
     shift_invariant = True
+    softmax_temperature = 1.0
 
     def __init__(self, alpha, **kwargs):
         super().__init__(**kwargs)
@@ -167,6 +168,7 @@ class AdaptiveAlphaDivergence(DistillationLoss):
 
     on_logits = True
     shift_invariant = True
+    softmax_temperature = 1.0
 
     def __init__(self, alpha_min=-1.0, alpha_max=1.0, clip=5.0, **kwargs):
         super().__init__(**kwargs)

@@ -26,6 +26,9 @@ class DistillationLoss(keras.losses.Loss):
             that log-probabilities serve as well as logits.
         on_logits: the loss compares the scores of classes (a response loss). The wrapper
             hands it logits, taken before a softmax or sigmoid head.
+        softmax_temperature: the temperature at which the teacher's softmax over classes is all
+            that a response loss reads of the teacher, so that a cache of it serves; `None` for a
+            loss that reads more.
         on_inputs: the loss looks at the networks' inputs: the wrapper asks `compared` for
             what `call` sees. On TensorFlow only.
 
@@ -41,6 +44,7 @@ class DistillationLoss(keras.losses.Loss):
     shift_invariant = False
     on_logits = False
     on_inputs = False
+    softmax_temperature = None
 
     def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
         super().__init__(

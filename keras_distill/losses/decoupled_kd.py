@@ -92,6 +92,10 @@ class DecoupledKD(DistillationLoss):
         self.beta = _checks.non_negative("beta", beta)
         self.temperature = _checks.positive("temperature", temperature)
 
+    @property
+    def softmax_temperature(self):
+        return self.temperature
+
     def call(self, y_true, y_pred):
         teacher_logits, labels = y_true
         teacher_logits, y_pred = _logits.paired_class_scores(teacher_logits, y_pred)
@@ -168,6 +172,11 @@ class NormalizedKD(DistillationLoss):
         super().__init__(**kwargs)
         self.gamma = _checks.non_negative("gamma", gamma)
         self.temperature = _checks.positive("temperature", temperature)
+
+    @property
+    def softmax_temperature(self):
+        # The target class is compared at 1, the others at the temperature.
+        return 1.0 if self.temperature == 1.0 else None
 
     def call(self, y_true, y_pred):
         teacher_logits, labels = y_true

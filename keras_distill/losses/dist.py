@@ -97,6 +97,10 @@ class DIST(DistillationLoss):
         self.beta = _checks.non_negative("beta", beta)
         self.gamma = _checks.non_negative("gamma", gamma)
 
+    @property
+    def softmax_temperature(self):
+        return self.temperature
+
     def call(self, y_true, y_pred):
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return dist(y_true, y_pred, self.temperature, self.beta, self.gamma)

@@ -109,6 +109,11 @@ class SoftTargets(DistillationLoss):
         self.activation = activation
         self.shift_invariant = activation == "softmax"
 
+    @property
+    def softmax_temperature(self):
+        plain = self.activation == "softmax" and not self.standardize
+        return self.temperature if plain else None
+
     def call(self, y_true, y_pred):
         if self.activation == "softmax" and not self.standardize:
             y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
@@ -235,6 +240,10 @@ class JensenShannon(DistillationLoss):
     def __init__(self, temperature=1.0, **kwargs):
         super().__init__(**kwargs)
         self.temperature = _checks.positive("temperature", temperature)
+
+    @property
+    def softmax_temperature(self):
+        return self.temperature
 
     def call(self, y_true, y_pred):
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)

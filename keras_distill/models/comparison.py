@@ -10,6 +10,9 @@ from keras_distill import _keras
 from keras_distill.models import labels as label_rules
 from keras_distill.models import sample_ids
 from keras_distill.models.base import Outputs
+from keras_distill.models.cached_teacher import CachedNetwork
+from keras_distill.models.cached_teacher import CachedTeacher
+from keras_distill.models.cached_teacher import check_teacher_data
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.ensemble_network import EnsembleNetwork
 from keras_distill.models.network import Network
@@ -26,8 +29,9 @@ class Compared(NamedTuple):
     """What the terms of a step see.
 
     Attributes:
-        teacher, student: What the networks gave; no teacher where there are no terms.
-        features: For each term `(teacher's, student's)` features, or `None`.
+        teacher, student: What the networks gave; no teacher where there are no terms, or where
+            the data brings what it says.
+        features: For each term the student's features, connected, or `None`.
         inputs: Those of the teacher and of the student.
         training: Whether it is a training step.
     """
@@ -76,16 +80,22 @@ class Comparison:
             self.teacher_network = None
             return
         check_separate(teacher, self.student)
-        kind = EnsembleNetwork if isinstance(teacher, EnsembleTeacher) else Network
-        network = kind(
-            teacher,
-            "teacher",
-            self._paths("teacher_paths"),
-            from_logits=from_logits,
-            frozen=True,
-            compute_dtype=compute_dtype,
-        )
+        paths = self._paths("teacher_paths")
+        if isinstance(teacher, CachedTeacher):
+            network = CachedNetwork(teacher, "teacher", paths)
+        else:
+            kind = EnsembleNetwork if isinstance(teacher, EnsembleTeacher) else Network
+            network = kind(
+                teacher,
+                "teacher",
+                paths,
+                from_logits=from_logits,
+                frozen=True,
+                compute_dtype=compute_dtype,
+            )
         for term in self.terms:
+            if isinstance(network, CachedNetwork):
+                network.ask(term)
             if term.on_features:
                 shapes = (
                     [network.feature_shape(path) for path in term.teacher_paths],
@@ -108,6 +118,11 @@ class Comparison:
     def _student_shapes(self, term):
         return [self.student_network.feature_shape(path) for path in term.student_paths]
 
+    @property
+    def is_cached(self):
+        """Whether the data brings what the teacher says."""
+        return isinstance(self.teacher_network, CachedNetwork)
+
     def check_teacher(self):
         """Raises where terms wait for a teacher."""
         if self.terms and self.teacher_network is None:
@@ -122,17 +137,14 @@ class Comparison:
         """One forward of each network: `Outputs`."""
         self.check_teacher()
         teacher_inputs, student_inputs = split_inputs(self.student, inputs)
-        teacher = self.teacher_network(teacher_inputs) if self.terms else None
+        runs = self.terms and not self.is_cached
+        teacher = self.teacher_network(teacher_inputs) if runs else None
         student = self.student_network(student_inputs, training=training)
         features = []
         for term in self.terms:
             if term.on_features:
-                targets = [
-                    zero_masked(_feature(self.teacher_network, teacher, path))
-                    for path in term.teacher_paths
-                ]
                 own = [_feature(self.student_network, student, p) for p in term.student_paths]
-                features.append((targets, term.connected(own, training)))
+                features.append(term.connected(own, training))
             else:
                 features.append(None)
         inputs = teacher_inputs, student_inputs
@@ -145,6 +157,8 @@ class Comparison:
     def term_values(self, outputs, targets, sample_weight, step, output_names):
         """`[(name, reduced value, weight), ...]`, one a term."""
         compared = outputs.terms
+        if self.is_cached:
+            compared = compared._replace(teacher=self.teacher_network.read(targets))
         given = {"step": step, "ids": targets.get("ids"), "training": compared.training}
         values = []
         for term, features in zip(self.terms, compared.features):
@@ -159,7 +173,11 @@ class Comparison:
                     compared.training,
                 )
             elif features is not None:
-                pair = [side[0] if len(side) == 1 else tuple(side) for side in features]
+                theirs = [
+                    zero_masked(_feature(self.teacher_network, compared.teacher, path))
+                    for path in term.teacher_paths
+                ]
+                pair = [side[0] if len(side) == 1 else tuple(side) for side in (theirs, features)]
                 value = term.value(*pair, targets.labels, sample_weight, **given)
             else:
                 keys = label_rules.output_keys(compared.student.prediction, output_names)
@@ -172,14 +190,16 @@ class Comparison:
         count = len(student.scores)
         labels = label_rules.by_output(targets.labels, count, keys)
         weights = label_rules.by_output(sample_weight, count, keys)
-        check_structures(term, teacher.prediction, student.prediction)
+        if not self.is_cached:
+            check_structures(term, teacher.prediction, student.prediction)
         predictions = keras.tree.flatten(teacher.prediction), keras.tree.flatten(student.prediction)
         total = 0.0
         for i in range(count):
             if getattr(term.loss, "on_logits", False):
                 temperature = term.current_temperature(step)
+                asked = self.teacher_network.asked(term) if self.is_cached else temperature
                 pair = (
-                    self.teacher_network.logits(teacher, i, term.loss, temperature),
+                    self.teacher_network.logits(teacher, i, term.loss, asked),
                     self.student_network.logits(student, i, term.loss, temperature),
                 )
                 if self.class_map is not None:
@@ -211,12 +231,18 @@ class Comparison:
             output_names: Names of the student's outputs.
         """
         self.check_teacher()
+        if self.is_cached:
+            check_teacher_data(x, y)
+            for term in self.terms:
+                self.teacher_network.check_asked(term)
         for term in self.terms:
             if getattr(term.loss, "needs_ids", False):
                 sample_ids.check(x, y, f"the term {term.name!r}", term.loss.check_ids)
         label_rules.check_class_ids(loss, y, self.student_network.output_shapes)
         teacher_x, student_x = split_inputs(self.student, shapes_of_inputs(x))
         for network in self.networks:
+            if network is self.teacher_network and self.is_cached:
+                continue
             own = student_x if network is self.student_network else teacher_x
             check_inputs(network.model, network.role, own)
         if not any(network.is_open for network in self.networks):

@@ -5,6 +5,7 @@ import keras
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill.models.base import DistillationModel
+from keras_distill.models.cached_teacher import as_teacher
 from keras_distill.models.comparison import Comparison
 from keras_distill.models.comparison import split_inputs
 from keras_distill.models.network import check_compute_dtype
@@ -20,7 +21,7 @@ from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import normalized_class_map
 from keras_distill.models.wiring import unique_names
 
-_TEACHER = "a keras.Model or an EnsembleTeacher"
+_TEACHER = "a keras.Model, an EnsembleTeacher or a kd.data.TeacherCache"
 _LEFT_OUT = object()  # the teacher of a wrapper that was saved without it
 
 
@@ -35,7 +36,8 @@ class Distiller(DistillationModel):
     `predict` are the student's alone.
 
     Args:
-        teacher: A `keras.Model`, or an `EnsembleTeacher`. It may have a softmax or sigmoid
+        teacher: A `keras.Model`, an `EnsembleTeacher`, or a `kd.data.TeacherCache` of one, whose
+            `dataset` then is what `fit` takes. A model may have a softmax or sigmoid
             head: the logits before it are found. A teacher that wants another input size or
             range goes behind an adapter:
             `keras.Sequential([keras.Input(...), keras.layers.Resizing(...), teacher])`.
@@ -92,6 +94,7 @@ class Distiller(DistillationModel):
         **kwargs,
     ):
         _checks.instance("student", student, keras.Model, "a keras.Model")
+        teacher = as_teacher(teacher)
         if teacher is not _LEFT_OUT:
             _checks.instance("teacher", teacher, keras.Model, _TEACHER)
         if stages is None:
@@ -165,7 +168,7 @@ class Distiller(DistillationModel):
     def set_teacher(self, teacher):
         """Gives a wrapper that was saved without its teacher one to train with."""
         with _keras.unlocked(self):
-            self.teacher = teacher
+            self.teacher = as_teacher(teacher)
 
     @property
     def _ids_without_gradient(self):

@@ -11,9 +11,9 @@ from keras_distill._ops import at_least_float32
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import Outputs
+from keras_distill.models.labels import per_sample
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.paired import PairedStudent
-from keras_distill.models.terms import per_sample
 from keras_distill.models.terms import zero_masked
 from keras_distill.schedules import number_or_schedule
 

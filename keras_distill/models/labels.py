@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_distill import _keras
+from keras_distill._ops import per_sample_mean
 from keras_distill.data.pipeline import class_weights
 from keras_distill.data.targets import Targets
 from keras_distill.models.network import LOGITS
@@ -254,3 +255,49 @@ def _class_name(loss):
 
 def _shown(loss):
     return repr(loss) if isinstance(loss, str) else loss_name(loss)
+
+
+def given_labels(name, labels, like, sample_weight):
+    """Labels as class ids (or one-hot as they are), and weights without the unlabelled.
+
+    Args:
+        name: The term's.
+        labels: `(batch,)` or `(batch, 1)` or one-hot, or with more axes, as `like` has.
+        like: The logits that they are of: their samples labelled -1 get the class 0, beside
+            their weight of 0. `None` for labels of samples: -1 stays, one-hot become ids.
+        sample_weight: Weights or `None`.
+
+    Returns:
+        `(labels, sample_weight)`.
+    """
+    if labels is None:
+        raise ValueError(
+            f"Expected labels for the term {name!r}, whose loss needs them. Received: y=None. "
+            "Give `fit` labels, or use a loss without, such as SoftTargets."
+        )
+    labels = ops.convert_to_tensor(labels)
+    rank = 2 if like is None else len(like.shape)
+    if len(labels.shape) == rank:
+        if labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, axis=-1)
+        elif like is None:
+            labels = ops.argmax(labels, axis=-1)
+        else:
+            return labels, sample_weight
+    known = ops.cast(labels >= 0, "float32")
+    if like is not None:
+        labels = ops.maximum(labels, ops.zeros_like(labels))
+    labels = ops.cast(labels, "int32")
+    if sample_weight is None:
+        return labels, known
+    sample_weight = ops.cast(sample_weight, "float32")
+    if len(sample_weight.shape) == len(known.shape) + 1:
+        sample_weight = ops.squeeze(sample_weight, axis=-1)
+    return labels, sample_weight * known
+
+
+def per_sample(sample_weight):
+    """Weights of shape (batch,): weights of tokens or pixels are averaged over the sample."""
+    if sample_weight is None:
+        return None
+    return per_sample_mean(ops.convert_to_tensor(sample_weight))

@@ -13,9 +13,9 @@ from keras_distill.models import labels as label_rules
 from keras_distill.models.base import DistillationModel
 from keras_distill.models.base import Outputs
 from keras_distill.models.exits import find_deepest
+from keras_distill.models.labels import per_sample
 from keras_distill.models.network import Network
 from keras_distill.models.sections import section
-from keras_distill.models.terms import per_sample
 from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_separate
 from keras_distill.models.wiring import dtype_policy_of

@@ -16,10 +16,10 @@ from keras_distill.models.early_exit import EarlyExit
 from keras_distill.models.exit_terms import FEATURE_LOSSES
 from keras_distill.models.exit_terms import feature_distance
 from keras_distill.models.exit_terms import soft_cross_entropy
+from keras_distill.models.labels import per_sample
 from keras_distill.models.named_metrics import SeveralPredictions
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
-from keras_distill.models.terms import per_sample
 from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import unique_names

@@ -9,7 +9,6 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import connectors
 from keras_distill import distribution
-from keras_distill._ops import per_sample_mean
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.trained import TrainedLoss
@@ -17,6 +16,8 @@ from keras_distill.models import sample_ids
 from keras_distill.models.function_loss import as_loss
 from keras_distill.models.function_loss import at_temperature
 from keras_distill.models.function_loss import is_of_keras
+from keras_distill.models.labels import given_labels
+from keras_distill.models.labels import per_sample
 from keras_distill.schedules import number_or_schedule
 
 REDUCING_CALLS = (
@@ -302,6 +303,16 @@ class BoundTerm(keras.layers.Layer):
         sample_weight = per_sample(sample_weight)
         return _keras.call_loss(loss, target, student, sample_weight, always_reduce=True)
 
+    @property
+    def softmax_temperature(self):
+        """The loss's `softmax_temperature` at the temperature of the term, where that is fixed."""
+        given, loss = self._term.temperature, self.loss
+        if callable(given):
+            return None
+        if given is not None:
+            loss = at_temperature(loss, float(ops.convert_to_numpy(self.temperature)))
+        return getattr(loss, "softmax_temperature", None)
+
     def _loss_at(self, step):
         if self.temperature is None:
             return self.loss
@@ -322,52 +333,6 @@ class BoundTerm(keras.layers.Layer):
 
 def _misfit(loss, teacher_shapes, student_shapes):
     return getattr(loss, "misfit", lambda *shapes: None)(teacher_shapes, student_shapes)
-
-
-def given_labels(name, labels, like, sample_weight):
-    """Labels as class ids (or one-hot as they are), and weights without the unlabelled.
-
-    Args:
-        name: The term's.
-        labels: `(batch,)` or `(batch, 1)` or one-hot, or with more axes, as `like` has.
-        like: The logits that they are of: their samples labelled -1 get the class 0, beside
-            their weight of 0. `None` for labels of samples: -1 stays, one-hot become ids.
-        sample_weight: Weights or `None`.
-
-    Returns:
-        `(labels, sample_weight)`.
-    """
-    if labels is None:
-        raise ValueError(
-            f"Expected labels for the term {name!r}, whose loss needs them. Received: y=None. "
-            "Give `fit` labels, or use a loss without, such as SoftTargets."
-        )
-    labels = ops.convert_to_tensor(labels)
-    rank = 2 if like is None else len(like.shape)
-    if len(labels.shape) == rank:
-        if labels.shape[-1] == 1:
-            labels = ops.squeeze(labels, axis=-1)
-        elif like is None:
-            labels = ops.argmax(labels, axis=-1)
-        else:
-            return labels, sample_weight
-    known = ops.cast(labels >= 0, "float32")
-    if like is not None:
-        labels = ops.maximum(labels, ops.zeros_like(labels))
-    labels = ops.cast(labels, "int32")
-    if sample_weight is None:
-        return labels, known
-    sample_weight = ops.cast(sample_weight, "float32")
-    if len(sample_weight.shape) == len(known.shape) + 1:
-        sample_weight = ops.squeeze(sample_weight, axis=-1)
-    return labels, sample_weight * known
-
-
-def per_sample(sample_weight):
-    """Weights of shape (batch,): weights of tokens or pixels are averaged over the sample."""
-    if sample_weight is None:
-        return None
-    return per_sample_mean(ops.convert_to_tensor(sample_weight))
 
 
 def zero_masked(feature):

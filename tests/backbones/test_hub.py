@@ -106,6 +106,7 @@ def test_taps_equal_the_model(name):
     assert outputs["features"][path].shape[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_training_and_folding_equal_the_model(name):
     build = MODELS[name][0]

@@ -77,6 +77,7 @@ def train(model, folder, callbacks=()):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [student, distiller, ensemble])
 def test_resumed_training_equals_undisturbed(build, tmp_path):
     """Weights, optimizer, batch statistics and dropout go on where the epoch ended."""
@@ -102,6 +103,7 @@ def back_up(model, folder, epochs=EPOCHS):
     callback.on_epoch_end(epochs - 1)
 
 
+@pytest.mark.slow
 def test_one_whole_file_is_left_and_nothing_half_written(tmp_path):
     (tmp_path / ".writing-killed").mkdir()
     (tmp_path / ".writing-killed" / "epoch-00003.weights.h5").write_bytes(b"half")

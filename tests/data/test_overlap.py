@@ -155,7 +155,7 @@ def test_the_epochs_of_fit_are_the_stream():
         ({"start_epoch": 3}, "from 0 to epochs=1"),
         ({"mix": keras.layers.CutMix()}, "`class_count`"),
         ({"augment": keras.layers.CutMix()}, "change each image alone"),
-        ({"augment": keras.layers.RandAugment()}, "layers made of others|Layers made of others"),
+        ({"augment": keras.layers.AugMix()}, "layers made of others|Layers made of others"),
         ({"class_weight": {0: -1.0}}, "class_weight"),
         ({"dataset": (IMAGES, LABELS[:3])}, "arrays of one length"),
     ],

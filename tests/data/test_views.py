@@ -86,6 +86,7 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(source, start):
     assert_equal(read(*source, seed=11, start_epoch=start), undisturbed[start * 5 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_the_order_of_a_data_set_does_not_depend_on_the_global_seed(seed):
     tf.random.set_seed(99)

@@ -7,6 +7,7 @@ from keras_distill import export
 pytestmark = pytest.mark.tensorflow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, None, 3])
 def test_times_a_file(batch_size, student, tmp_path):
     path = export.tflite(student, tmp_path / "s.tflite", batch_size=batch_size)

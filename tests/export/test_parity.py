@@ -96,6 +96,7 @@ def test_a_file_of_other_weights_is_told(student, digits, exported):
         export.check_parity(disturbed(student), exported, digits[2], quantize="float16")
 
 
+@pytest.mark.slow
 def test_lost_accuracy_is_told(student, digits, int8_file, exported):
     arguments = {"labels": digits[3], "min_agreement": 0, "latency_runs": 1}
     bad = disturbed(student, 0.6)
@@ -133,6 +134,7 @@ def test_wrong_labels(labels, error, student, digits, exported):
         export.check_parity(student, exported, digits[2][:90], labels=labels, latency_runs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_one_unit_heads_agree_by_the_side_of_the_threshold(activation, digits, tmp_path):
     def build():

@@ -46,6 +46,7 @@ def test_every_mode_runs_and_agrees(quantize, batch_size, student, digits, tmp_p
     assert report.samples == len(x_test)
 
 
+@pytest.mark.slow
 def test_stored_dtypes_and_sizes(student, digits, tmp_path):
     sizes = {}
     for quantize in MODES:
@@ -90,6 +91,7 @@ def test_only_the_inference_model_leaves(wrapper, student, tmp_path):
     assert wrapped < 4 * wrapper.teacher.count_params()
 
 
+@pytest.mark.slow
 def test_from_a_keras_file_and_from_a_saved_model(student, digits, tmp_path):
     student.save(tmp_path / "student.keras")
     export.saved_model(student, tmp_path / "saved")
@@ -111,6 +113,7 @@ def test_from_a_keras_file_and_from_a_saved_model(student, digits, tmp_path):
         export.check_parity(student, path, digits[2], labels=digits[3], latency_runs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
 def test_half_precision_students(policy, student, student_builder, digits, tmp_path):
     keras.config.set_dtype_policy(policy)
@@ -130,6 +133,7 @@ def test_half_precision_students(policy, student, student_builder, digits, tmp_p
     assert (measured == expected).mean() >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [list, tuple, dict])
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_several_inputs_and_outputs(kind, quantize, two_by_two, two_inputs, tmp_path):
@@ -158,6 +162,7 @@ def test_same_file_twice(student, tmp_path):
     assert export.tflite(student, tmp_path / "b.tflite").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_representative_data_of_every_kind(student, digits, tmp_path):
     import tensorflow as tf
 

@@ -332,6 +332,7 @@ def test_features_other_than_one_vector_are_named(shapes):
         loss.build_for(*shapes)
 
 
+@pytest.mark.slow
 def test_xla_and_another_trace_score_alike():
     loss, oracle = against_all()
     compiled = numerics.compiled(lambda t, ids, s: loss.call((t, ids), s, training=False))

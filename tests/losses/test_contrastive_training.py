@@ -106,6 +106,7 @@ def test_compiled_steps_are_the_plain_ones():
             np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loaded_it_goes_on_as_if_never_stopped(tmp_path):
     model = distiller(mode="relax")
     fit(model)

@@ -186,6 +186,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     np.testing.assert_allclose(numerics.to_numpy(values), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", "average"])
 @pytest.mark.parametrize("sizes", ["8 to 4", "8 to 5"])
 def test_compiled_by_xla(sizes, pool):

@@ -269,6 +269,7 @@ def test_one_step_moves_the_student_alone_and_batch_statistics_once():
         np.testing.assert_allclose(own, other, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_compiled_steps_are_the_plain_ones():
     loss = {"symmetry_weight": 1.0}

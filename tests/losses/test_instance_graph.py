@@ -127,6 +127,7 @@ def test_class_restores_and_compiles():
     assert float(weighted) == pytest.approx((weight * values).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_gathered_two_replicas_are_one_device(two_replicas):
     import tensorflow as tf

@@ -113,6 +113,7 @@ def test_every_public_response_loss_is_among_the_cases():
     assert {case.name for case in CASES} <= set(losses.__all__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", each([c for c in DISTINCT if hasattr(c.loss(), "temperature")]))
 def test_temperature_is_read_at_each_call(case):
     """A wrapper replaces it, on a copy, by a variable that a schedule moves."""
@@ -187,6 +188,7 @@ def test_rows_without_a_label_count_zero():
         assert np.all(np.abs(gradient[[0, 2, 3]]).max(axis=-1) > 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", each([case for case in DISTINCT if case.by_row]))
 def test_two_replicas_take_the_step_of_one(case, two_replicas):

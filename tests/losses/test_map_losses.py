@@ -74,6 +74,7 @@ def test_half_precision_is_computed_in_float32(case, dtype):
     np.testing.assert_allclose(gradient.astype("float32"), expected, rtol=2e-2, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", each(COMPILED))
 def test_xla_computes_the_same(case):
     """Values and gradients, with zeros, duplicates and constants."""
@@ -184,6 +185,7 @@ def test_terms_train_the_student_alone_and_are_saved(tmp_path):
     np.testing.assert_allclose(alone.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_step_of_one(two_replicas):
     import tensorflow as tf

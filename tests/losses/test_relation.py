@@ -62,6 +62,7 @@ def test_gradient_is_the_equations(case, shape):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", MAPS, ids=str)
 @pytest.mark.parametrize("case", each(TAKES_MAPS))
 def test_maps_of_any_sizes_are_flattened(case, shape):

@@ -57,6 +57,7 @@ def test_xla_computes_the_same(case):
         np.testing.assert_allclose(result, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", each())
 def test_batch_of_unknown_size(case):

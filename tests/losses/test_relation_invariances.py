@@ -26,6 +26,7 @@ def rotation(size, seed):
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, kind", TRANSFORMS)
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**16), scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
@@ -67,6 +68,7 @@ def test_the_order_of_the_batch_does_not_matter(case, seed):
         assert list(order) in (list(range(6)), list(range(5, -1, -1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", each())
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**16))

@@ -180,6 +180,7 @@ def test_xla_computes_the_same(case):
         np.testing.assert_allclose(result, expected, 1e-3, 1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", EACH)
 def test_batch_of_unknown_size(case):

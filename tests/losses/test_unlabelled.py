@@ -159,6 +159,7 @@ def test_a_batch_without_labels_leaves_the_student_alone():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_gathered_replicas_are_one_device(two_replicas):
     """Samples of one class, and unlabelled ones, on both replicas."""

@@ -343,6 +343,7 @@ def test_one_data_set_of_all_epochs_and_our_backup(epoch, tmp_path):
     assert_same(undisturbed, run(start, wrapper=wrapper), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_saved_in_generation_1_and_loaded_goes_on(undisturbed, tmp_path):
     wrapper = resumable()
     with pytest.raises(Killed):

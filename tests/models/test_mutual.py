@@ -171,6 +171,7 @@ def test_sigmoid_heads_mimic_label_by_label(classes, activation):
     np.testing.assert_allclose(predicted if activation else nets.sigmoid(predicted), mean, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "dict"])
 def test_several_outputs_are_summed(kind):
     x = nets.vectors(12)

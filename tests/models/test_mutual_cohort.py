@@ -191,6 +191,7 @@ def test_config_round_trip():
     assert copy.weight.get_config() == weight.get_config()
 
 
+@pytest.mark.slow
 def test_a_loaded_cohort_knows_its_metrics(tmp_path):
     x, y = nets.vectors(), nets.class_ids()
     top = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")

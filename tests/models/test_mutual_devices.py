@@ -17,6 +17,7 @@ def device_of(variable):
     return variable.value.device.rsplit(":", 2)[-2] + ":" + variable.value.device[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "policy"), [("simultaneous", "float32"), ("sequential", "mixed_float16")]
 )

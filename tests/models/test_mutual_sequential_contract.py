@@ -33,6 +33,7 @@ def assert_same_run(model, other, logs, other_logs, rtol=1e-5):
         np.testing.assert_allclose(logs[name], other_logs[name], rtol=10 * rtol, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"jit_compile": True}, {"steps_per_execution": 3}, {"run_eagerly": True}]
 )
@@ -43,6 +44,7 @@ def test_compiled_in_any_way_it_trains_the_same(options):
     assert_same_run(plain, other, logs, other_logs, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains(policy):
     model = three(dtype=policy)
@@ -53,6 +55,7 @@ def test_mixed_precision_trains(policy):
     assert history["loss"][-1] < history["loss"][0]
 
 
+@pytest.mark.slow
 def test_mixed_precision_scales_each_loss_as_it_unscales_its_gradient():
     """The scale grows in between: the steps are those of float32."""
     x, y = samples()
@@ -65,6 +68,7 @@ def test_mixed_precision_scales_each_loss_as_it_unscales_its_gradient():
         np.testing.assert_allclose(logs[name], other[name], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one_device(two_replicas):
     import tensorflow as tf
 
@@ -81,6 +85,7 @@ def test_two_replicas_equal_one_device(two_replicas):
         np.testing.assert_allclose(logs[name], logs_of_both[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_batch_statistics_on_two_replicas(two_replicas):
     """They move once a step there too, and dropout is drawn."""
     with two_replicas.scope():
@@ -89,6 +94,7 @@ def test_batch_statistics_on_two_replicas(two_replicas):
     assert history["loss"][-1] < history["loss"][0]
 
 
+@pytest.mark.slow
 def test_load_and_fit_on_equals_uninterrupted(tmp_path):
     x, y = samples()
     model = three(dropout=0.5)

@@ -150,6 +150,7 @@ def test_the_target_is_a_constant():
 # The branches.
 
 
+@pytest.mark.slow
 def test_branch_1_is_the_model_and_the_others_are_fresh():
     model = kd.backbones.resnet(8, 5, (16, 16, 3), width=4)
     x = np.random.default_rng(0).normal(size=(6, 16, 16, 3)).astype("float32")
@@ -181,6 +182,7 @@ def test_branch_1_is_the_model_and_the_others_are_fresh():
     assert len(wrapper.trainable_variables) == total
 
 
+@pytest.mark.slow
 def test_a_backbone_of_keras_cv():
     pytest.importorskip("keras_cv")
     model = kd.backbones.cv_resnet(
@@ -296,6 +298,7 @@ def test_metrics_are_those_of_branch_1_and_of_the_ensemble():
 # Evaluation, files, errors.
 
 
+@pytest.mark.slow
 def test_evaluation_is_that_of_the_model_without_the_branches():
     x, y = nets.images(12), nets.class_ids(12)
     model = nets.cnn(regularized=True)

@@ -188,6 +188,7 @@ def test_rows_are_read_as_written(storage):
     assert bytes_per_row == {"float32": 20, "float16": 10, 2: 8}[storage]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["float16", 3])
 def test_smaller_tables_train_nearly_the_same_and_are_saved(storage, tmp_path):
     x, y = nets.vectors(), nets.class_ids()
@@ -236,6 +237,7 @@ def test_killed_in_any_epoch_and_resumed_equals_undisturbed(storage, tmp_path):
         np.testing.assert_array_equal(nets.array(mine), nets.array(theirs))
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("storage", ["float32", 3])
 def test_every_replica_keeps_all_predictions(storage, two_replicas):

@@ -40,6 +40,7 @@ def pooled(maps, size):
     return maps.reshape(b, size, h // size, size, w // size, c).mean((2, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher_stride", "student_stride"), [(1, 1), (2, 1), (1, 2)])
 def test_loss_is_the_mean_square_of_the_projected_map(teacher_stride, student_stride):
     wrapper = wrapper_of(teacher_stride, student_stride)

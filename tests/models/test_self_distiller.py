@@ -184,6 +184,7 @@ def test_logged_loss_equals_the_equation():
     assert set(logs) == {"loss", "label_loss", *names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 64])
 def test_what_is_added_is_below_the_label_loss_at_the_start(width):
     x, y = np.random.default_rng(0).uniform(size=(64, 16, 16, 3)), nets.class_ids(64)
@@ -282,6 +283,7 @@ def test_unlabelled_samples_teach_by_their_targets_alone():
     assert logs["exit_1_accuracy"] == pytest.approx(np.mean(z[1][:4].argmax(-1) == y[:4]))
 
 
+@pytest.mark.slow
 def test_a_softmax_head_trains_as_its_logits_do():
     def trained(activation):
         keras.utils.set_random_seed(3)
@@ -320,6 +322,7 @@ def test_a_trained_model_that_is_frozen_gets_exits_without_labels():
         np.testing.assert_array_equal(nets.array(variable), value)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("options", [{}, {"feature_loss": "l2norm", "adapt": True}], ids=str)
 def test_two_replicas_equal_one_device(options, two_replicas):
@@ -387,6 +390,7 @@ def test_evaluation_is_of_the_deepest_exit_alone():
     np.testing.assert_allclose(wrapper.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_callbacks_know_which_way_an_exits_metric_is_better():
     wrapper = compiled(compile={"metrics": ["accuracy"], "evaluate_terms": True})
     x, y = nets.images(16), nets.class_ids(16)
@@ -498,6 +502,7 @@ def sequential():
     return model, "stage1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [
@@ -549,6 +554,7 @@ def test_journal_preset_sets_the_options():
     assert (changed.adapt, changed.attention, changed.feature_exits) == (False, False, [0, 1])
 
 
+@pytest.mark.slow
 def test_journal_wrapper_is_saved_with_its_heads(tmp_path):
     wrapper = compiled(network(dropout=0.3), preset="journal", compile={"metrics": ["accuracy"]})
     x, y = nets.images(16), nets.class_ids(16)

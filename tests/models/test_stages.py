@@ -146,6 +146,7 @@ def test_teacher_assistant_is_trained_then_teaches():
     assert len(wrapper.assistants) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_resumed_in_the_middle_equals_undisturbed(stop, tmp_path):
     def stages():
@@ -241,6 +242,7 @@ def test_errors_come_before_training(make, message):
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"steps_per_execution": 2}])
 def test_compiled_otherwise_gives_the_same(options):
@@ -266,6 +268,7 @@ def test_mixed_precision_scales_the_loss_of_each_stage():
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_step_of_one_device(two_replicas):
     # Batch statistics are each replica's own, as in plain Keras.
@@ -291,6 +294,7 @@ BEFORE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEFORE)
 def test_papers_two_stages(name):
     first, second = BEFORE[name]
@@ -317,6 +321,7 @@ def test_papers_two_stages(name):
     assert np.isfinite(history["loss"]).all() and history["stage"] == [1]
 
 
+@pytest.mark.slow
 def test_a_file_of_another_backend_tells_the_stage():
     wrapper, other = (distiller([soft(1), kd.Stage("labels", 1, [])]) for _ in range(2))
     wrapper.begin_stage(1)

@@ -361,6 +361,7 @@ def test_term_on_inputs_refuses_a_class_map_and_takes_a_temperature():
     assert float(bound._loss_at(0).temperature) == 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_evaluating_a_term_on_inputs_changes_no_state():
     teacher, student = nets.mlp(name="teacher"), nets.mlp(width=5, name="student")

@@ -33,6 +33,7 @@ def compared(tmp_path_factory, digits):
     return folder, results, lines
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_statistics_are_those_of_the_records(compared):
     folder, results, _ = compared
@@ -84,6 +85,7 @@ def test_budgets_that_differ_are_told_with_their_numbers(compared):
     assert differing in lines
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_same_call_trains_nothing_and_more_seeds_only_the_new_ones(
     compared, digits, monkeypatch, tmp_path

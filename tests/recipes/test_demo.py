@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
     return folder, results, lines
 
 
+@pytest.mark.slow
 def test_run_folder_is_complete(finished):
     folder, results, _ = finished
     for name in ("settings.json", "metrics.jsonl", "results.json", "report.html"):
@@ -109,6 +110,7 @@ def test_no_test_image_is_trained_on(finished):
     assert not [image for image in digits.test.images if image.tobytes() in train]
 
 
+@pytest.mark.slow
 def test_second_call_trains_nothing(finished, monkeypatch):
     folder, results, _ = finished
     before = {p.name: p.stat().st_mtime_ns for p in (folder / "models").glob("*_seed0.keras")}

@@ -43,6 +43,7 @@ def test_float_images_are_taken_as_they_are():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_tflite_file_gives_what_the_network_gives(tmp_path):
     model = small_cnn(classes=3, channels=2)

@@ -57,6 +57,7 @@ def without_time(record):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "killed", "epoch"),
     [
@@ -159,6 +160,7 @@ def test_unreadable_record_is_told(tmp_path, digits):
         carry_out(tmp_path, "mean_teacher", digits)
 
 
+@pytest.mark.slow
 def test_train_recipe_leaves_a_whole_run_and_its_student(tmp_path, digits):
     lines = []
     options = Options(student="small-2", epochs=2, ensemble=2)

@@ -84,6 +84,7 @@ def test_every_scheme_has_its_recipe():
         assert "Published" in recipe.make.__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_trains_and_forwards_what_it_says(name, tmp_path, forwarded):
