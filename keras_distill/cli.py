@@ -1,16 +1,36 @@
-"""The command line: `keras-distill demo | train | evaluate | export | compare | losses | recipes`.
+"""The command line: `keras-distill demo | train | evaluate | export | compare | cache | ...`.
 
 What a command does is in `keras_distill.recipes`; here are its options, its help and its errors.
 """
 
 import os
 import sys
-from enum import Enum
 from typing import Annotated
 
 import typer
 
 from keras_distill._version import __version__
+from keras_distill.cli_options import Augment
+from keras_distill.cli_options import DataDir
+from keras_distill.cli_options import Dataset
+from keras_distill.cli_options import Ensemble
+from keras_distill.cli_options import Epochs
+from keras_distill.cli_options import Flip
+from keras_distill.cli_options import Format
+from keras_distill.cli_options import ImageSize
+from keras_distill.cli_options import Layers
+from keras_distill.cli_options import Mixing
+from keras_distill.cli_options import OptionalDataset
+from keras_distill.cli_options import OptionalTrainingData
+from keras_distill.cli_options import Out
+from keras_distill.cli_options import Quantization
+from keras_distill.cli_options import Restart
+from keras_distill.cli_options import Seed
+from keras_distill.cli_options import Setting
+from keras_distill.cli_options import Stored
+from keras_distill.cli_options import Teacher
+from keras_distill.cli_options import TestLimit
+from keras_distill.cli_options import maybe
 
 # What TensorFlow's C++ tells a user who debugs TensorFlow. Set before anything runs on it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,52 +42,6 @@ MOST_CHARACTERS = 600
 OURS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-class Quantization(str, Enum):
-    """Numbers in a `.tflite` file."""
-
-    float16 = "float16"
-    dynamic = "dynamic"
-    int8 = "int8"
-
-
-class Format(str, Enum):
-    """What a network is exported to."""
-
-    tflite = "tflite"
-    saved_model = "saved-model"
-
-
-def _maybe(kind, help):
-    """An option that can be left out."""
-    return Annotated[kind | None, typer.Option(help=help)]
-
-
-Dataset = Annotated[
-    str,
-    typer.Option(
-        help="digits (scikit-learn's, no network needed), a name of tensorflow-datasets "
-        "(mnist, cifar10, ...), or a folder with one sub-folder of images a class, or with "
-        "train and test folders of such."
-    ),
-]
-OptionalDataset = _maybe(
-    str, "As in `train`: training images for the ranges of int8, test images to check on."
-)
-DataDir = _maybe(str, "Folder with data prepared by tensorflow-datasets. [env: TFDS_DATA_DIR]")
-ImageSize = _maybe(int, "Resize images to this side. Default: as the network asks.")
-TestLimit = _maybe(int, "Use so many test images.")
-Seed = Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")]
-Ensemble = _maybe(int, "Train so many teachers together and average them.")
-Epochs = _maybe(int, "Epochs of the student. Default: 20, or the recipe's.")
-Setting = _maybe(str, "Of a recipe: small (a processor) or paper (as published). Default: small.")
-Augment = _maybe(bool, "Shift training images at random, by up to an eighth of the side.")
-Flip = _maybe(bool, "Mirror half of them, with --augment; not for digits, letters.")
-Layers = _maybe(str, "What a loss of layers compares: paths, as in a,b. Default: by the loss.")
-Out = Annotated[str, typer.Option(help="The run's folder.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Remove an earlier run in --out first.")]
-Teacher = _maybe(str, "File whose answers the others are held against.")
 
 
 def _version(wanted):
@@ -126,29 +100,29 @@ def demo(
 @app.command()
 def train(
     dataset: Dataset,
-    recipe: _maybe(str, "One that `keras-distill recipes` lists.") = None,
+    recipe: maybe(str, "One that `keras-distill recipes` lists.") = None,
     setting: Setting = None,
-    teacher: _maybe(
+    teacher: maybe(
         str,
         "A network's name, trained first, or a .keras file, taken as it is. Names: "
         "small-CHANNELS, small-A-B-C, resnetDEPTH, resnetDEPTHx4, wrn-DEPTH-WIDTH; such as "
         "small-32, resnet20, resnet56, resnet32x4, wrn-16-2.",
     ) = None,
-    student: _maybe(str, "A network's name, or a .keras file to start from.") = None,
+    student: maybe(str, "A network's name, or a .keras file to start from.") = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
-    limit: _maybe(int, "Use so many training images.") = None,
+    limit: maybe(int, "Use so many training images.") = None,
     ensemble: Ensemble = None,
-    loss: _maybe(str, "A loss that `keras-distill losses` lists. Default: SoftTargets.") = None,
-    temperature: _maybe(float, "The loss's temperature. Default: the loss's own.") = None,
-    weight: _maybe(float, "Factor of the distillation loss. Default: the papers'.") = None,
-    label_weight: _maybe(float, "Factor of the label loss. Default: the papers'.") = None,
+    loss: maybe(str, "A loss that `keras-distill losses` lists. Default: SoftTargets.") = None,
+    temperature: maybe(float, "The loss's temperature. Default: the loss's own.") = None,
+    weight: maybe(float, "Factor of the distillation loss. Default: the papers'.") = None,
+    label_weight: maybe(float, "Factor of the label loss. Default: the papers'.") = None,
     teacher_layer: Layers = None,
     student_layer: Layers = None,
     epochs: Epochs = None,
-    teacher_epochs: _maybe(int, "Epochs of the teacher. Default: as many.") = None,
-    batch_size: _maybe(int, "Images in a batch. Default: 64, or the recipe's.") = None,
-    learning_rate: _maybe(float, "Default: 1e-3, Adam's, or the recipe's first.") = None,
+    teacher_epochs: maybe(int, "Epochs of the teacher. Default: as many.") = None,
+    batch_size: maybe(int, "Images in a batch. Default: 64, or the recipe's.") = None,
+    learning_rate: maybe(float, "Default: 1e-3, Adam's, or the recipe's first.") = None,
     seed: Seed = 0,
     augment: Augment = None,
     flip: Flip = None,
@@ -210,24 +184,24 @@ def compare(
         list[str] | None,
         typer.Option("--recipe", help="Train this; give it again for each. The first is the base."),
     ] = None,
-    seeds: _maybe(int, "Trainings of each recipe. Default: 5.") = None,
-    seed: _maybe(int, "The first seed. Default: 0.") = None,
+    seeds: maybe(int, "Trainings of each recipe. Default: 5.") = None,
+    seed: maybe(int, "The first seed. Default: 0.") = None,
     setting: Setting = None,
-    budget: _maybe(
+    budget: maybe(
         str,
         "images: recipes that forward each image twice get half the epochs; epochs: all get "
         "as many. Default: images.",
     ) = None,
-    student: _maybe(str, "Of recipes: a network's name.") = None,
-    teacher: _maybe(str, "File whose answers files are held against; a recipe's teacher.") = None,
+    student: maybe(str, "Of recipes: a network's name.") = None,
+    teacher: maybe(str, "File whose answers files are held against; a recipe's teacher.") = None,
     ensemble: Ensemble = None,
     epochs: Epochs = None,
     augment: Augment = None,
     flip: Flip = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
-    limit: _maybe(int, "Use so many test images; of recipes, training images.") = None,
-    test_limit: _maybe(int, "Of recipes: test images.") = None,
+    limit: maybe(int, "Use so many test images; of recipes, training images.") = None,
+    test_limit: maybe(int, "Of recipes: test images.") = None,
     out: Out = "runs/compare",
     restart: Restart = False,
 ):
@@ -250,7 +224,7 @@ def compare(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A .keras file, or for tflite a SavedModel folder.")],
-    out: _maybe(str, "What to write. Default: beside the model, by its name.") = None,
+    out: maybe(str, "What to write. Default: beside the model, by its name.") = None,
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.tflite,
     quantize: Annotated[
         Quantization | None, typer.Option(help="Smaller numbers. Default: float32.")
@@ -291,6 +265,52 @@ def export(
     )
     print(f"Written: {path}")
     print(report.summary() if report else "Not checked: name a data set with --dataset.")
+
+
+@app.command()
+def cache(
+    path: Annotated[str, typer.Argument(help="The folder of the cache.")],
+    teacher: maybe(str, "A .keras file: build the cache, or go on with it.") = None,
+    dataset: OptionalTrainingData = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    limit: maybe(int, "Use so many training images.") = None,
+    views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 1,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Shift images at random, and mirror half of them.")
+    ] = False,
+    flip: maybe(bool, "With --augment: --no-flip for digits and letters.") = None,
+    mix: Annotated[Mixing | None, typer.Option(help="Mix images by pairs.")] = None,
+    top_k: maybe(int, "Store the likeliest classes alone. Default: all logits.") = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="With --top-k: of the loss; again for each.")
+    ] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Path of a layer to store, pooled; again for each.")
+    ] = None,
+    dtype: Annotated[Stored, typer.Option(help="Of logits and features.")] = Stored.float16,
+    batch_size: Annotated[int, typer.Option(help="Images in a forward of the teacher.")] = 128,
+    seed: Seed = 0,
+    worker: Annotated[str, typer.Option(help="Which of how many processes: 0/2, 1/2.")] = "0/1",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every byte with its checksum.")
+    ] = False,
+):
+    """Run a teacher over a data set once and keep what it says; or show and verify a cache.
+
+    With --teacher and --dataset the cache is built; the same command goes on where a killed one
+    stopped. Without, it is described. `kd.data.TeacherCache` reads it.
+
+    \b
+    keras-distill cache runs/cache --teacher big.keras --dataset cifar10 --views 10 --augment
+    keras-distill cache runs/cache --teacher big.keras --dataset cifar10 --top-k 5 --temperature 4
+    keras-distill cache runs/cache --verify
+    """  # noqa: D301
+    given = dict(locals())
+    _start()
+    from keras_distill.recipes import commands
+
+    commands.cache(given, 1 if sys.stdout.isatty() else 0)
 
 
 @app.command()

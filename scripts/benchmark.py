@@ -10,7 +10,9 @@ better; 1.00 is the floor of a loop that does the parts one after the other.
     python scripts/benchmark.py --schemes      # mutual learning, DLB, ... beside plain fit
     python scripts/benchmark.py --losses       # a step with one more term, beside one without
     python scripts/benchmark.py --losses --torch   # each alone, beside the formula in PyTorch
+    python scripts/benchmark.py --cache        # a teacher's cache: building it, training from it
     python scripts/benchmark.py --pipelines    # DLB's batches beside plain ones, no network
+    python scripts/benchmark.py --angles       # RelationalAngle beside the plain formula
     python scripts/benchmark.py --memory       # peak memory of plain fit, DLB, PS-KD and BYOT
 
 Both wall-clock and processor seconds are measured: on a machine that is not quiet the first are
@@ -180,6 +182,8 @@ def main():
     parser.add_argument("--losses", action="store_true", help="time the terms")
     parser.add_argument("--only", nargs="*", help="of --losses, these alone")
     parser.add_argument("--pipelines", action="store_true", help="time the pipelines alone")
+    parser.add_argument("--angles", action="store_true", help="measure RelationalAngle")
+    parser.add_argument("--cache", action="store_true", help="time a teacher's cache")
     parser.add_argument("--cohorts", type=int, default=3, help="how many of 2, 4, 8")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -188,9 +192,15 @@ def main():
     if arguments.images < arguments.batch_size:
         parser.error("--images must be at least --batch-size")
 
+    if arguments.angles:
+        import benchmark_angles
+
+        found = benchmark_angles.compared()
+        benchmark_angles.show(found)
+        return record(arguments, angles=found)
     if arguments.memory or arguments.memory_of:
         return memory(arguments)
-    if arguments.schemes or arguments.losses or arguments.pipelines:
+    if arguments.schemes or arguments.losses or arguments.pipelines or arguments.cache:
         return held_against_references(arguments)
     runs, images = variants(arguments)
     wall, processor = measure(runs, arguments.rounds)
@@ -227,7 +237,8 @@ def memory(arguments):
 
 
 def held_against_references(arguments):
-    """`--schemes`, `--losses` and `--pipelines`."""
+    """`--schemes`, `--losses`, `--pipelines` and `--cache`."""
+    import benchmark_cache
     import benchmark_losses
     import benchmark_schemes
 
@@ -237,6 +248,9 @@ def held_against_references(arguments):
         found = benchmark_losses_torch.variants(arguments)
     elif arguments.losses:
         found = benchmark_losses.variants(arguments)
+    elif arguments.cache:
+        found = benchmark_cache.variants(arguments)
+        print(f"A cache of 1 GB is verified in {benchmark_cache.verified():.2f} s.")
     elif arguments.pipelines:
         found = benchmark_schemes.pipelines(arguments)
     else:

@@ -45,6 +45,7 @@ RANKS = {
     "search": 5,
     "datafree": 5,
     "trees": 5,
+    "cli_options": 5,
     "cli": 6,
     "__main__": 7,
     "__init__": 9,

@@ -19,7 +19,7 @@ from keras_distill.recipes import schemes
 from keras_distill.recipes import training
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("demo", "train", "evaluate", "compare", "export", "losses", "recipes")
+COMMANDS = ("demo", "train", "evaluate", "compare", "export", "cache", "losses", "recipes")
 LISTS = ("losses", "recipes")
 QUICK = ("--limit", "40", "--epochs", "1", "--batch-size", "20")
 PROGRAM = "import sys; from keras_distill.cli import main; sys.exit(main())"
@@ -392,6 +392,7 @@ def tflite_input(path):
     return Interpreter(model_path=str(path)).get_input_details()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_parity_failure_is_status_1(run, call, tmp_path, monkeypatch):
     from keras_distill import export
@@ -678,3 +679,43 @@ def test_demo_as_a_program(tmp_path):
     assert "Traceback" not in output
     assert (out / "report.html").stat().st_size > 10_000
     assert tflite_input(out / "models" / "student_int8.tflite")["dtype"] == np.float32
+
+
+# A teacher's cache.
+
+
+def test_cache_is_built_described_and_verified(call, tmp_path):
+    keras.utils.set_random_seed(0)
+    kd.backbones.small_cnn(channels=2).save(tmp_path / "teacher.keras")
+    command = ("cache", tmp_path / "cache", "--dataset", "digits", "--limit", 40)
+    build = (*command, "--teacher", tmp_path / "teacher.keras", "--views", 2, "--augment")
+    options = ("--no-flip", "--top-k", 3, "--temperature", 4, "--mix", "mixup")
+    for _ in range(2):  # The second call finds it whole.
+        status, out, err = call(*build, *options)
+        assert (status, err) == (0, "")
+        assert "40, in 2 views" in out and "likeliest 3 of 10 classes at T = 4" in out
+        assert "2,240 (28 a sample and view)" in out and "2 of 2 blocks" in out
+    status, out, _ = call("cache", tmp_path / "cache", "--verify")
+    assert status == 0 and "every byte as it was written" in out
+    file = next((tmp_path / "cache").glob("view-00001*"))
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    status, _, err = call("cache", tmp_path / "cache", "--verify")
+    assert status == 2 and is_one_clear_line(err) and "corrupt" in err
+    status, _, err = call(*build)
+    assert status == 2 and is_one_clear_line(err) and "build another" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("nowhere",), "manifest.json"),
+        (("x", "--dataset", "digits"), "Expected --teacher and --dataset"),
+        (("x", "--teacher", "t.keras", "--dataset", "digits", "--worker", "2"), "0/2"),
+        (("x", "--teacher", "none.keras", "--dataset", "digits"), "none.keras"),
+    ],
+)
+def test_cache_says_what_is_wrong(call, arguments, text):
+    status, _, err = call("cache", *arguments)
+    assert status == 2 and is_one_clear_line(err) and text in err

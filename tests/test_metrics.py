@@ -155,6 +155,7 @@ def test_calibration_metric_of_one_unit():
     assert float(metric.result()) == pytest.approx(expected_calibration_error(labels, logits))
 
 
+@pytest.mark.slow
 def test_metrics_in_compile_and_from_config():
     model = keras.Sequential([keras.layers.Dense(3, activation="softmax")])
     model.compile(

@@ -228,6 +228,7 @@ def test_bad_arguments_are_named(make, received):
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_train_a_regressor_as_one_device(two_replicas):
     """The constraint too, which holds after each step."""

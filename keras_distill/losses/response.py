@@ -207,7 +207,7 @@ def jensen_shannon(teacher_logits, student_logits, temperature=1.0):
             a positive number.
 
     References:
-        Lin 1991, "Divergence measures based on the Shannon entropy".
+        Lin 1991, https://doi.org/10.1109/18.61115.
         Deviation: T^2, by which it weighs like `soft_targets` at any temperature, is ours.
     """
     teacher_logits, student_logits = _logits.matched_logits(teacher_logits, student_logits)

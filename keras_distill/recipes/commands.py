@@ -1,8 +1,9 @@
-"""What `keras-distill train` and `compare` do with their options: by recipe, or by name of file."""
+"""What `keras-distill train`, `compare` and `cache` do with their options."""
 
 import dataclasses
 
 from keras_distill import data
+from keras_distill.recipes import caching
 from keras_distill.recipes import comparing
 from keras_distill.recipes import distillation
 from keras_distill.recipes import evaluation
@@ -73,6 +74,43 @@ def compare(given, out, restart=False, say=print):
         raise ValueError(f"Expected {_flags(strange)} only with --recipe. Received: no --recipe.")
     entries, test = evaluation.compare(models, teacher=teacher, **given)
     say(results.draw(evaluation.comparison_table(entries, test)))
+
+
+def cache(given, verbose=1, say=print):
+    """Builds a cache of a teacher's outputs, or describes one.
+
+    Args:
+        given: A dict of the options by name; None or an empty list stands for one that was not
+            given.
+        verbose: 1 for a progress bar.
+        say: A function of a line.
+
+    Raises:
+        ValueError: If options are missing or do not go together.
+        CacheError: If the cache does not fit, or is not whole or corrupt.
+    """
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    path, verify = given.pop("path"), given.pop("verify")
+    if ("teacher" in given) != ("dataset" in given):
+        raise ValueError(
+            "Expected --teacher and --dataset to build a cache, or neither to describe one. "
+            "Received: one of them."
+        )
+    if "teacher" in given:
+        given["worker"], given["workers"] = _worker(given["worker"])
+        names = {"temperature": "temperatures", "feature": "features"}
+        given = {names.get(name, name): getattr(v, "value", v) for name, v in given.items()}
+        caching.build(path, **given, verbose=verbose)
+    for line in caching.described(path, verify):
+        say(line)
+
+
+def _worker(text):
+    """`(worker, workers)` of "0/2"."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"Expected --worker as in 0/2, the first of two. Received: {text!r}.")
+    return int(parts[0]), int(parts[1])
 
 
 def _options(given):

@@ -14,6 +14,7 @@ from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
 from keras_distill.recipes import training
+from keras_distill.recipes.settings import shifts
 
 MEMBER_SEEDS = 1000  # above the student's
 
@@ -78,8 +79,7 @@ class Settings:
         """The `Training` of one network."""
         augment = None
         if self.augment:
-            padding = max(1, image_side // 8)
-            augment = data.crop_and_flip(padding=padding, flip=self.flip)
+            augment = shifts((image_side, image_side), self.flip)
         return training.Training(epochs, self.batch_size, self.learning_rate, self.seed, augment)
 
 

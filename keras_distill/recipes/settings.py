@@ -103,7 +103,12 @@ class Setting:
         """None, or the function for `kd.data.batches(augment=...)`."""
         if not self.augment:
             return None
-        return data.crop_and_flip(padding=max(1, min(image_shape[:2]) // 8), flip=self.flip)
+        return shifts(image_shape, self.flip)
+
+
+def shifts(image_shape, flip=True):
+    """Random shifts by up to an eighth of the shorter side, and mirroring of half the images."""
+    return data.crop_and_flip(padding=max(1, min(image_shape[:2]) // 8), flip=flip)
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")

@@ -111,6 +111,7 @@ def test_stages_can_be_tapped(model):
     assert backbones.stages(model) == {f"stage{n}": f"stage{n}" for n in (1, 2, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -91,6 +91,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_taps_equal_the_model(name):
     build, path, head = MODELS[name]

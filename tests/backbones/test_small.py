@@ -29,6 +29,7 @@ def test_three_widths():
     assert model.name == "small_cnn_3_5_6"
 
 
+@pytest.mark.slow
 def test_it_learns():
     model = backbones.small_cnn((8, 8, 1), classes=2, channels=4, dropout=0.1)
     y = np.arange(64) % 2

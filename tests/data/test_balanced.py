@@ -94,6 +94,7 @@ def test_unequal_classes_come_in_equally_many_batches(each, drop_remainder):
     assert abs(int(rare) - int(common)) <= 4 * each
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=7),

@@ -75,6 +75,7 @@ def test_new_halves_are_those_of_batches():
         np.testing.assert_array_equal(y, y_ours[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry", [True, False])
 def test_a_resumed_stream_differs_by_the_carried_half_alone(source, carry):
     options = {"augment": data.crop_and_flip(2), "carry": carry, "epochs": 3}
@@ -100,6 +101,7 @@ def test_weights_and_class_weight():
             np.testing.assert_allclose(w[half], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", [keras.layers.CutMix(), keras.layers.MixUp(0.8)])
 def test_the_mixing_of_a_half_is_reused(source, mix):
     first = read(source, mix=mix, class_count=4)

@@ -289,6 +289,7 @@ def test_a_damaged_mark_is_a_block_to_make_again(tmp_path):
 # Caches that do not fit.
 
 
+@pytest.mark.slow
 def test_another_teacher_data_or_augmentation_is_named(tmp_path):
     path = tmp_path / "cache"
     cache = build(path, augment=CROP)
@@ -340,6 +341,7 @@ def test_truncated_files(tmp_path, missing):
         kd.data.TeacherCache(tmp_path / "cache", *images())
 
 
+@pytest.mark.slow
 def test_no_flip_of_a_byte_passes_unseen(tmp_path):
     """A hundred flips anywhere: an error that names the file, or nothing changed."""
     original = build(tmp_path / "cache", views=2, top_k=2, temperatures=4.0).read(1)

@@ -79,6 +79,7 @@ def test_the_views_depend_on_seed_epoch_and_sample_alone():
     assert np.mean([other[key] == value for key, value in base.items()]) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [(IMAGES, LABELS), (SAMPLES, None)], ids=["arrays", "data set"])
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_a_resumed_run_sees_what_an_undisturbed_one_sees(source, start):

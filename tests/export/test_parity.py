@@ -33,6 +33,7 @@ def disturbed(model, scale=0.3):
     return twin
 
 
+@pytest.mark.slow
 def test_report(student, digits, exported):
     report = export.check_parity(student, exported, digits[2], labels=digits[3])
     assert report.samples == len(digits[2])
@@ -171,6 +172,7 @@ def test_one_unit_heads_agree_by_the_side_of_the_threshold(activation, digits, t
     assert (report.accuracy_model, report.accuracy_file) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [list, dict])
 def test_several_outputs_report_the_worst(kind, two_by_two, two_inputs, tmp_path):
     model = two_by_two(kind)
@@ -205,6 +207,7 @@ def test_a_prediction_for_every_token(tmp_path):
     assert report.accuracy_model == pytest.approx(1 - 1 / 60)
 
 
+@pytest.mark.slow
 def test_integer_inputs(tmp_path):
     model = keras.Sequential(
         [

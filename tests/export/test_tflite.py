@@ -63,6 +63,7 @@ def test_stored_dtypes_and_sizes(student, digits, tmp_path):
     assert "CONV_2D" in float_operations(tmp_path / "None.tflite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["float32", "int8"])
 def test_io_of_int8(io, student, digits, tmp_path):
     path = export.tflite(
@@ -75,6 +76,7 @@ def test_io_of_int8(io, student, digits, tmp_path):
     assert report.agreement >= 0.98
 
 
+@pytest.mark.slow
 def test_softmax_head(classifier, digits, tmp_path):
     for quantize in (None, "int8"):
         path = export.tflite(
@@ -84,6 +86,7 @@ def test_softmax_head(classifier, digits, tmp_path):
         assert report.largest_difference < 0.3
 
 
+@pytest.mark.slow
 def test_only_the_inference_model_leaves(wrapper, student, tmp_path):
     alone = export.tflite(student, tmp_path / "a.tflite").stat().st_size
     wrapped = export.tflite(wrapper, tmp_path / "b.tflite").stat().st_size
@@ -157,6 +160,7 @@ def test_several_inputs_and_outputs(kind, quantize, two_by_two, two_inputs, tmp_
         assert report.samples == 40
 
 
+@pytest.mark.slow
 def test_same_file_twice(student, tmp_path):
     first = export.tflite(student, tmp_path / "a.tflite").read_bytes()
     assert export.tflite(student, tmp_path / "b.tflite").read_bytes() == first
@@ -252,6 +256,7 @@ def test_operations_that_a_phone_lacks_are_an_error(model_with, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_float_fallback_of_int8_is_an_error_unless_allowed(model_with, digits, tmp_path):
     model = model_with(lambda x: keras.ops.sin(x))
     with pytest.raises(ValueError, match="Received: SIN. Replace"):

@@ -174,6 +174,7 @@ def test_features_that_do_not_fit_are_named():
         kd.Distiller(network("teacher", 5), network("student", 3), term)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_the_pre_activation_taps_of_a_backbone():
     """`stage2_pre` of a CIFAR ResNet is what its ReLU reads, negative in places."""
@@ -247,6 +248,7 @@ def test_a_term_trains_the_student_and_its_connector_and_is_saved(tmp_path):
     assert len(alone.weights) == len(network("student", 3).weights)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_step_of_one(two_replicas):
     import tensorflow as tf

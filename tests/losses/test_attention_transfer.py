@@ -96,6 +96,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("case", each(ATTENTION))
 @settings(max_examples=EXAMPLES, deadline=None)

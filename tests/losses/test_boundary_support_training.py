@@ -75,6 +75,7 @@ def test_compiled_steps_are_the_plain_ones():
             np.testing.assert_allclose(history[name], value, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_loaded_it_goes_on_as_if_never_stopped(tmp_path):
     model = distiller()

@@ -87,6 +87,7 @@ def test_batch_statistics_move_once():
         np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-7, err_msg=own.path)
 
 
+@pytest.mark.slow
 def test_the_loss_falls():
     history = fit(distiller(weight=0.1), epochs=12)["contrastive_representation"]
     assert history[-1] < 0.85 * history[1]
@@ -144,6 +145,7 @@ def test_student_files_and_exports_hold_no_helper(tmp_path):
     np.testing.assert_allclose(loaded.predict(samples(COUNT)[0], verbose=0), prediction, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_changes_nothing():
     model = distiller(compile_options={"evaluate_terms": True})
     fit(model)
@@ -157,6 +159,7 @@ def test_evaluation_changes_nothing():
     assert moved(before, tracked) == set()
 
 
+@pytest.mark.slow
 def test_a_temperature_of_the_term_is_scheduled():
     fixed = distiller(temperature=0.5)
     scheduled = distiller(term={"temperature": kd.schedules.Constant(0.5)})

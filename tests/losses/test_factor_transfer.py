@@ -174,6 +174,7 @@ def test_weights_and_biases_start_as_those_of_pytorch():
         assert abs(kernel.mean()) < 0.1 * bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"mode": "attention"}, {"batch_normalization": True}], ids=str
 )

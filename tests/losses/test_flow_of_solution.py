@@ -143,6 +143,7 @@ def test_places_may_move_together(seed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", "average"])
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("kind", ["random", "constant", "duplicates", "one sample"])
@@ -288,6 +289,7 @@ def test_a_wrapper_names_the_term_before_training():
         kd.Distiller(*nets(), kd.Term(losses.FlowOfSolution(), "stem", "stem"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, connectors", [(3, False), (2, True)])
 def test_a_term_trains_the_student_and_is_saved(width, connectors, tmp_path):
     """With equal channels and no helper; with the connectors of others' code."""
@@ -330,6 +332,7 @@ def test_a_term_trains_the_student_and_is_saved(width, connectors, tmp_path):
     assert len(keras.saving.load_model(tmp_path / "s.keras").weights) == len(nets(width)[1].weights)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_step_of_one(two_replicas):
     import tensorflow as tf

@@ -51,6 +51,7 @@ def test_reductions_weights_and_config_are_those_of_keras(case):
     assert not (loss.on_logits or loss.shift_invariant or loss.needs_labels or loss.needs_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("case", each(CASES))
 def test_half_precision_is_computed_in_float32(case, dtype):
@@ -154,6 +155,7 @@ def weights_of(model):
     return [keras.ops.convert_to_numpy(variable) for variable in model.weights]
 
 
+@pytest.mark.slow
 def test_terms_train_the_student_alone_and_are_saved(tmp_path):
     model = distiller()
     x, y = samples(16)

@@ -26,6 +26,7 @@ GATHERED = DISTINCT + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", each())
 def test_reductions_and_weights_are_those_of_keras(case):
     teacher, student = data(5, 4, 4, dtype="float32")

@@ -80,6 +80,7 @@ def test_batch_of_unknown_size(case):
             numerics.assert_finite(*both(teacher[:batch], student[:batch]))
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("cls", [losses.RelationalDistance, losses.KernelAlignment])
 def test_xla_of_a_batch_of_unknown_size(cls):

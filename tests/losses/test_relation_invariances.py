@@ -49,6 +49,7 @@ def test_invariances(case, kind, seed, scale, shift):
     np.testing.assert_allclose(again, values, rtol=rtol, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", each())
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**16))

@@ -96,6 +96,7 @@ def test_values_are_the_equations(name):
     np.testing.assert_allclose(alone, expected[:1], rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", range(3))
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_the_equations(name, level):

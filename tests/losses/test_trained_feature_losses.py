@@ -262,6 +262,7 @@ def test_two_replicas_take_the_step_of_one_device(case, two_replicas):
         np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("case", DISTINCT)
 def test_mixed_precision_trains(case):

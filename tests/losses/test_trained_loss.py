@@ -343,6 +343,7 @@ def test_a_clone_has_layers_of_its_own():
     assert not {id(v) for v in loss.variables} & {id(v) for v in model.variables}
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_take_the_step_of_one(two_replicas):
     """Statistics of a batch would be each replica's own: this one has none."""

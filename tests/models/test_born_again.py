@@ -460,6 +460,7 @@ def test_dkpp_is_evaluated_without_a_draw():
 # Networks and bad input.
 
 
+@pytest.mark.slow
 def test_several_outputs_and_a_student_without_a_graph():
     y = [nets.class_ids(), nets.class_ids() % 3]
     wrapper = kd.BornAgain(nets.two_heads())

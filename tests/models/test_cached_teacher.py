@@ -91,6 +91,7 @@ def test_all_probabilities_are_as_good_as_the_logits(tmp_path, top_k):
     same_training(cache, teacher, cache, terms, rtol=5e-3, rate=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_at_two_temperatures(tmp_path):
     ensemble = kd.EnsembleTeacher([network("a"), network("b", seed=2)])
     cache = build(tmp_path / "c", ensemble, temperatures=[1.0, 4.0], dtype="float32")
@@ -138,7 +139,7 @@ def test_soft_targets_of_the_likeliest_by_hand(tmp_path):
     teacher, temperature = network("teacher"), 3.0
     cache = build(tmp_path / "c", teacher, top_k=2, temperatures=temperature)
     wrapper = compiled(cache, kd.losses.SoftTargets(temperature))
-    x, y = next(iter(cache.dataset(SAMPLES)))
+    x, y = keras.tree.map_structure(np.asarray, next(iter(cache.dataset(SAMPLES))))
     before = numerics.to_numpy(wrapper.student(x))
     logs = wrapper.train_on_batch(x, y, return_dict=True)
     fields = {name: numerics.to_numpy(value) for name, value in y["teacher"].items()}
@@ -234,6 +235,7 @@ def test_classes_that_differ_are_refused(sparse):
 # Around the training.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("include_teacher", [True, False])
 def test_saved_and_loaded_it_goes_on(sparse, tmp_path, include_teacher):
     wrapper = compiled(sparse, kd.losses.SoftTargets(4.0))
@@ -250,6 +252,7 @@ def test_saved_and_loaded_it_goes_on(sparse, tmp_path, include_teacher):
     np.testing.assert_allclose(logs["loss"], expected["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_take_the_step_of_one(sparse, two_replicas):
     one = compiled(sparse, kd.losses.SoftTargets(4.0))
     expected = fit(one, sparse.dataset(16, epochs=1), epochs=1)
@@ -261,6 +264,7 @@ def test_two_replicas_take_the_step_of_one(sparse, two_replicas):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_stages_from_a_cache(sparse):
     stages = [
         kd.Stage("labels", 1, []),

@@ -247,6 +247,7 @@ def test_bad_arguments_are_named(arguments, text):
         kd.ClassWiseDistiller(**{"student": nets.mlp(), **arguments})
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_it_trains_on_the_pipeline_with_class_weights():
     images = nets.images(20)

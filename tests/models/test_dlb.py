@@ -256,6 +256,7 @@ def test_ddgsd_beside_dlb_compares_two_views_of_the_new_half(as_samples, fused):
     assert expected[2] > 0.01 and expected[3] > 0.01
 
 
+@pytest.mark.slow
 def test_two_views_are_asked_for_by_model_and_data():
     arrays = nets.vectors(12), nets.class_ids(12)
     one = kd.data.overlap_batches(arrays, 4, shifted_by_seed, seed=5)

@@ -50,6 +50,7 @@ def fit(model, x, y, **kwargs):
 # What it answers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [(None, None, None), (None, "softmax", "softmax")])
 @pytest.mark.parametrize("kind", ["probabilities", "logits"])
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0, 3.0]])

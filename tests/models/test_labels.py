@@ -30,6 +30,7 @@ def partly_labelled(count=12):
     return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["(batch,)", "(batch, 1)"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_unlabelled_samples_count_in_the_terms_alone(shape, weighted):

@@ -198,6 +198,7 @@ def test_a_new_optimizer_does_not_begin_the_warm_up_anew():
         np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_replicas_hold_one_average(two_replicas):
     import tensorflow as tf

@@ -36,6 +36,7 @@ def assert_as_expected(cohort, logs, expected, weight=1.0):
     np.testing.assert_allclose(logs["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("peers", ["each", "mean"])
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
@@ -118,6 +119,7 @@ def test_without_labels_they_still_mimic():
 # Heads and outputs.
 
 
+@pytest.mark.slow
 def test_softmax_heads_take_a_loss_of_probabilities():
     x, y = nets.vectors(12), nets.class_ids(12)
     logits = cohorts.linears(2)
@@ -289,6 +291,7 @@ def test_one_optimizer_a_student():
         cohort.compile([nets.sgd(), nets.sgd(), nets.sgd()], nets.cross_entropy())
 
 
+@pytest.mark.slow
 def test_a_frozen_student_teaches():
     students = cohorts.linears(2)
     students[0].trainable = False

@@ -37,6 +37,7 @@ def test_names_that_the_logs_use_are_left_to_them():
     assert "ensemble_1_accuracy" in cohort.history.history
 
 
+@pytest.mark.slow
 def test_each_student_logs_what_it_would_alone():
     x, y = nets.vectors(), nets.class_ids()
     cohort = trained(metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, "top")])
@@ -130,6 +131,7 @@ def test_best_student_is_that_of_the_last_epoch():
     assert cohort.best_student("val_loss", logs=losses) is c
 
 
+@pytest.mark.slow
 def test_best_student_by_evaluate():
     cohort = trained()
     x, y = nets.vectors(), nets.class_ids()
@@ -257,6 +259,7 @@ def test_options_that_do_not_exist(options, match):
         kd.MutualLearner(cohorts.linears(2), **options)
 
 
+@pytest.mark.slow
 def test_bad_input_to_compile_and_fit():
     cohort = kd.MutualLearner(cohorts.linears(2))
     with pytest.raises(ValueError, match="`loss` that reads logits, for the student ends"):

@@ -13,6 +13,7 @@ from tests.models.test_mutual import one_step
 pytestmark = pytest.mark.tensorflow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("peers", ["each", "mean"])
 def test_one_step_equals_numpy(count, peers):
@@ -78,6 +79,7 @@ def test_the_second_forward_uses_batch_statistics():
     assert abs(logs["b_mimicry"] - inference) > 0.01 * inference
 
 
+@pytest.mark.slow
 def test_each_forward_draws_dropout_of_its_own():
     """Keras draws from a state that moves on by one a draw: twice but for the last student."""
     x, y = nets.images(12), nets.class_ids(12)
@@ -128,6 +130,7 @@ def test_accumulated_gradients_would_lose_the_order():
         cohort.compile(optimizer, nets.cross_entropy())
 
 
+@pytest.mark.slow
 def test_a_frozen_student_teaches():
     students = cohorts.linears(3)
     students[1].trainable = False

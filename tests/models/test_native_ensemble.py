@@ -369,6 +369,7 @@ def test_bad_input(make, error, message):
         make()
 
 
+@pytest.mark.slow
 def test_training_asks_for_a_label_loss():
     wrapper = kd.NativeEnsemble(nets.mlp(), "hidden")
     wrapper.compile("sgd", loss=None)

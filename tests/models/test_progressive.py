@@ -37,6 +37,7 @@ def with_ids(y, ids=None):
 # The schedule.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 3}])
 def test_losses_weights_and_table_of_four_epochs_equal_the_oracle(options):
     x, y = nets.vectors(), nets.class_ids()
@@ -210,6 +211,7 @@ def test_smaller_tables_train_nearly_the_same_and_are_saved(storage, tmp_path):
             np.testing.assert_allclose(nets.array(mine), nets.array(theirs), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["float32", 3])
 def test_killed_in_any_epoch_and_resumed_equals_undisturbed(storage, tmp_path):
     x, y = nets.vectors(), nets.class_ids()
@@ -398,6 +400,7 @@ def test_ids_of_a_data_set():
     assert np.isnan(logs["loss"][0])
 
 
+@pytest.mark.slow
 def test_train_on_batch_wants_an_epoch():
     x, y = nets.vectors(8), nets.class_ids(8)
     wrapper = compiled()

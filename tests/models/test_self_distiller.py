@@ -198,6 +198,7 @@ def test_what_is_added_is_below_the_label_loss_at_the_start(width):
 # Steps.
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_three_steps_equal_a_hand_written_loop():
     import tensorflow as tf
@@ -270,6 +271,7 @@ def test_alpha_of_one_leaves_the_labels_to_the_deepest_exit():
     np.testing.assert_allclose(logs["loss"], logs["label_loss"] + soft, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_unlabelled_samples_teach_by_their_targets_alone():
     wrapper = compiled(compile={"metrics": ["accuracy"]})
     x, y = nets.images(8), nets.class_ids(8)
@@ -377,6 +379,7 @@ def test_metrics_of_one_network_are_copied_for_each_exit():
         assert logs[f"{name}top"] == pytest.approx(top)
 
 
+@pytest.mark.slow
 def test_evaluation_is_of_the_deepest_exit_alone():
     wrapper = compiled(compile={"metrics": ["accuracy"]})
     x, y = nets.images(16), nets.class_ids(16)
@@ -451,6 +454,7 @@ def test_ensemble_is_the_mean_of_the_logits(activation, tmp_path):
     np.testing.assert_allclose(nets.predict(loaded, x), predicted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_trained_exit_is_saved_alone(tmp_path):
     wrapper = compiled()
     x, y = nets.images(16), nets.class_ids(16)

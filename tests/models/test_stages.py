@@ -66,6 +66,7 @@ def test_hint_stage_trains_the_student_up_to_the_tapped_layer_and_the_regressor(
     assert [same(*pair) for pair in zip(after, final)] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_stage_equals_a_distiller_with_its_terms():
     staged = distiller([hint(), soft()])
     fit(staged)

@@ -101,6 +101,7 @@ def test_sample_weights_reach_the_term():
     np.testing.assert_allclose(logs["virtual_teacher"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [None, "official"])
 def test_a_binary_head_equals_two_classes(preset):
     """One unit z stands for the pair [0, z]."""

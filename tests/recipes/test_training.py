@@ -40,6 +40,7 @@ def test_steps_per_execution_divides_the_steps():
     assert [training._divisor(n) for n in (1, 7, 16, 37, 64, 390)] == [1, 7, 16, 1, 32, 30]
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_finished_model_is_read_not_trained(tmp_path):
     images = kd.data.load("digits", limit=20).train
