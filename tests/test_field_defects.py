@@ -372,6 +372,7 @@ def test_labels_are_not_needed():
     assert wrapper.evaluate(nets.vectors(8), verbose=0, return_dict=True)["loss"] > 0
 
 
+@pytest.mark.slow
 def test_the_teacher_is_left_untouched():
     """D18, C13: `trainable=False` stayed; batch statistics and dropout woke up."""
     teacher = nets.cnn(6, "teacher", regularized=True, dropout=0.5)

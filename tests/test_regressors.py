@@ -169,6 +169,7 @@ def test_they_stay_in_float32(cls, arguments, policy):
     assert {keras.backend.standardize_dtype(w.dtype) for w in layer.weights} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls, arguments", LAYERS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_wrapper_trains_and_saves_them_and_the_student_leaves_without(cls, arguments, tmp_path):
     teacher, student = network("teacher", 5), network("student", 3)

@@ -3,5 +3,7 @@
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.backup import restore
 from keras_distill.callbacks.metrics_logger import MetricsLogger
+from keras_distill.callbacks.non_finite import NonFiniteLoss
+from keras_distill.callbacks.non_finite import TerminateOnNonFinite
 
-__all__ = ["Backup", "MetricsLogger", "restore"]
+__all__ = ["Backup", "MetricsLogger", "NonFiniteLoss", "TerminateOnNonFinite", "restore"]

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import zlib
 
 import numpy as np
@@ -100,15 +101,15 @@ class Store:
         return [place for place in every if not self.is_marked(*place)]
 
     def finish(self):
-        """Gathers the checksums of all blocks into one file, and drops the marks."""
-        found = [
-            [read_json(self._mark(view, block))["crc32"] for block in range(self.blocks)]
-            for view in range(self.views)
-        ]
-        write_json(self.path / "checksums.json", {"crc32": found})
-        for mark in (self.path / "marks").iterdir():
-            mark.unlink(missing_ok=True)
-        (self.path / "marks").rmdir()
+        """Gathers the checksums into one file; drops the marks, and what kills left."""
+        if not self.is_complete:
+            found = [
+                [read_json(self._mark(view, block))["crc32"] for block in range(self.blocks)]
+                for view in range(self.views)
+            ]
+            write_json(self.path / "checksums.json", {"crc32": found})
+        for left in (self.path / "marks", *self.path.glob(".writing-*")):
+            shutil.rmtree(left, ignore_errors=True)
 
     # Reading.
 

@@ -346,17 +346,16 @@ def _write(store, recorder, replay, source, records, batch_size, worker, workers
         for view in sorted({view for view, _ in mine}):
             draws = draws_of_view(source.samples, view, store.manifest["seed"], replay.mix)
             store.allocate(view)
-            for block in [block for v, block in mine if v == view]:
-                first, end = store.rows(block)
-                values = _said(recorder, source.range(replay, draws, first, end, batch_size))
-                drawn = {
-                    name: value[first:end]
-                    for name, value in draws._asdict().items()
-                    if value is not None
-                }
-                store.write(view, block, records.packed({**drawn, **values}))
-                if bar is not None:
-                    bar.add(1)
+            for blocks in _runs([block for v, block in mine if v == view]):
+                first, end = store.rows(blocks[0])[0], store.rows(blocks[-1])[1]
+                views = source.range(replay, draws, first, end, batch_size)
+                sizes = [np.diff(store.rows(block))[0] for block in blocks]
+                for block, values in zip(blocks, _said(recorder, views, sizes)):
+                    rows = slice(*store.rows(block))
+                    drawn = {n: d[rows] for n, d in draws._asdict().items() if d is not None}
+                    store.write(view, block, records.packed({**drawn, **values}))
+                    if bar is not None:
+                        bar.add(1)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -365,11 +364,31 @@ def _write(store, recorder, replay, source, records, batch_size, worker, workers
             "TeacherCache.build again",
             str(store.path),
         ) from error
-    if mine and not store.missing():
+    if not store.missing():
         store.finish()
 
 
-def _said(recorder, dataset):
-    """What the teacher says of a data set of batches: a dict of arrays."""
-    batches = [recorder.predict_on_batch(x) for x in dataset.as_numpy_iterator()]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+def _runs(blocks):
+    """Lists of blocks that follow each other."""
+    runs = []
+    for block in blocks:
+        if runs and runs[-1][-1] == block - 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
+def _said(recorder, dataset, sizes):
+    """Yields what the teacher says of a data set of batches, in parts of so many samples."""
+    batches, held, sizes = [], 0, iter(sizes)
+    wanted = next(sizes)
+    for x in dataset.as_numpy_iterator():
+        batches.append(recorder.predict_on_batch(x))
+        held += len(x)
+        while wanted is not None and held >= wanted:
+            joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+            yield {name: value[:wanted] for name, value in joined.items()}
+            batches = [{name: value[wanted:] for name, value in joined.items()}]
+            held -= wanted
+            wanted = next(sizes, None)

@@ -34,9 +34,9 @@ def multi_level_kd(teacher_logits, student_logits, temperatures=(3.0, 4.0, 5.0))
             positive number.
 
     References:
-        Jin et al. CVPR 2023, https://openaccess.thecvf.com/content/CVPR2023/html/
-        Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html. Form of the public code, which
-        is built on mdistiller.
+        Jin et al. CVPR 2023,
+        https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html.
+        Form of the public code, which is built on mdistiller.
         Deviation: the mean over the temperatures, where the code sums them.
         Deviation: all samples and classes count, where the code masks the half of both in
         which the teacher is most confident.

@@ -14,6 +14,7 @@ from keras_distill import distribution
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.backup import restore
 from keras_distill.callbacks.metrics_logger import MetricsLogger
+from keras_distill.callbacks.non_finite import TerminateOnNonFinite
 from keras_distill.recipes import networks
 
 MOST_STEPS_PER_EXECUTION = 32
@@ -212,7 +213,7 @@ def carry_out(run, name, plan, *, log=None, callbacks=(), verbose=0):
             steps_per_epoch=plan.steps,
             shuffle=False,
             verbose=verbose,
-            callbacks=[*callbacks, logger, Backup(folder)],
+            callbacks=[*callbacks, TerminateOnNonFinite(), logger, Backup(folder)],
         )
     trained = networks.save(plan.network, path)
     shutil.rmtree(folder, ignore_errors=True)

@@ -116,6 +116,7 @@ def test_labels_as_columns_and_one_hot_give_the_same_pairs():
             assert one[2].shape == (len(one[3]), *labels.shape[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_a_resumed_run_sees_what_an_undisturbed_one_sees(start):
     arguments = {"augment": crop_and_flip(1), "seed": 11}

@@ -1,7 +1,10 @@
 """`TeacherCache`: the views and outputs that it replays, resuming, and files that are not right."""
 
 import json
+import pathlib
 import shutil
+import subprocess
+import sys
 import zlib
 
 import keras
@@ -13,6 +16,7 @@ import keras_distill as kd
 from keras_distill.data import cache_store
 from keras_distill.data.cache_store import CacheError
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLES, CLASSES = 40, 5
 CROP = kd.data.crop_and_flip(1)
 
@@ -254,29 +258,28 @@ def test_workers_share_the_blocks_and_any_order_gives_the_same(tmp_path):
 
 
 def test_a_build_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    teacher, forwarded = network(), []
+    teacher, written = network(), []
     whole = build(tmp_path / "whole", teacher, views=2)
-    from keras_distill.data import teacher_cache
+    write = cache_store.Store.write
 
-    said = teacher_cache._said
-
-    def counted(recorder, dataset):
-        if len(forwarded) == 4:
+    def counted(store, view, block, records):
+        if len(written) == 4:
             raise KeyboardInterrupt
-        forwarded.append(1)
-        return said(recorder, dataset)
+        written.append((view, block))
+        write(store, view, block, records)
 
-    monkeypatch.setattr(teacher_cache, "_said", counted)
+    monkeypatch.setattr(cache_store.Store, "write", counted)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "stopped", teacher, views=2)
-    forwarded.clear()
+    assert written == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    written.clear()
     resumed = build(tmp_path / "stopped", teacher, views=2)
-    assert len(forwarded) == 2
+    assert written == [(1, 1), (1, 2)]
     for view in range(2):
         np.testing.assert_array_equal(whole.read(view), resumed.read(view))
-    forwarded.clear()
+    written.clear()
     build(tmp_path / "stopped", teacher, views=2)
-    assert not forwarded
+    assert not written
 
 
 def test_a_damaged_mark_is_a_block_to_make_again(tmp_path):
@@ -440,3 +443,24 @@ def test_checksums_are_those_of_zlib(tmp_path):
     records = cache.read(0)
     sums = json.loads((tmp_path / "cache" / "checksums.json").read_text())["crc32"]
     assert sums == [[zlib.crc32(records[i : i + 16].tobytes()) for i in range(0, SAMPLES, 16)]]
+
+
+# Kills and full disks, in processes of their own.
+
+
+def caching_program(folder, kills):
+    command = [sys.executable, "-m", "tests.programs.caching", str(folder), str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_builds_end_as_the_undisturbed_one(tmp_path, kills):
+    """SIGKILL at moments spread over the length of an undisturbed build; and a full disk."""
+    found, errors = caching_program(tmp_path, kills)
+    assert found["equal"] == kills
+    assert found["inside"] >= 0.75 * kills - 0.25
+    assert found["full"] == 3 and found["after_full"]
+    assert "Expected room for" in errors and "make room" in errors

@@ -253,6 +253,7 @@ def test_changes_nothing(student, digits, exported):
     np.testing.assert_array_equal(student.predict(digits[2][:20], verbose=0), expected)
 
 
+@pytest.mark.slow
 def test_outputs_that_are_not_finite_are_told(model_with, digits, tmp_path):
     model = model_with(lambda x: keras.ops.log(x - 1e6))
     path = export.tflite(model, tmp_path / "s.tflite")

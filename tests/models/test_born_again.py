@@ -230,6 +230,7 @@ def test_another_callback_that_stops_ends_it_all():
     assert wrapper.generation == 1
 
 
+@pytest.mark.slow
 def test_restore_best_teaches_with_the_best_epoch():
     x, y = nets.vectors(), nets.class_ids()
     weights, losses = [], []
@@ -428,6 +429,7 @@ def test_dkpp_permutes_all_but_the_largest():
     assert np.abs(nets.array(wrapper._permuted(teacher)) - permuted).max() > 0
 
 
+@pytest.mark.slow
 def test_dkpp_resumed_draws_as_undisturbed(tmp_path):
     def fresh():
         keras.utils.set_random_seed(4)

@@ -293,6 +293,7 @@ class Penalty(layers.Layer):
         return inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_add_loss_of_the_student_counts_once_a_step(run_eagerly):
     inputs = keras.Input((nets.FEATURES,))

@@ -130,6 +130,7 @@ def convolutional_head():
     return keras.Model(inputs, layers.Softmax()(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("create", "path"),
     [

@@ -75,6 +75,7 @@ def ids_of(data):
     return np.array([y[1]["ids"] for _, y, _ in data.as_numpy_iterator()])
 
 
+@pytest.mark.slow
 def test_fit_on_arrays_is_fit_on_their_overlap():
     x, y = nets.vectors(13), nets.class_ids(13)
     ours = compiled()
@@ -131,6 +132,7 @@ def test_a_weight_of_0_counts_and_a_half_of_them_does_not():
         np.testing.assert_allclose(logs["last_batch_loss"], kl.mean(), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_validation_and_evaluate_leave_the_cache_alone():
     x, y = nets.vectors(16), nets.class_ids(16)
     arguments = {"batch_size": 8, "epochs": 3, "seed": 1, "verbose": 0}

@@ -284,6 +284,7 @@ def test_an_optimizer_for_each_member():
         nets.assert_same_weights(part, one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learning_rate_callbacks_reach_all_members():
     parts = members(2)
     alone = [nets.copy_of(part) for part in parts]

@@ -52,6 +52,7 @@ def test_gradients_of_the_oracle(consistency):
     np.testing.assert_allclose(slope(student, teacher), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", ["two", "one"])
 @pytest.mark.parametrize("activation", [None, "softmax"])
 @pytest.mark.parametrize("consistency", ["mse", "kl"])
@@ -236,6 +237,7 @@ def test_the_average_is_not_trained():
     assert all(layer.trainable for layer in wrapper.averaged.layers)
 
 
+@pytest.mark.slow
 def test_the_average_is_evaluated_with_its_own_regularisers():
     x, y = nets.images(12), nets.class_ids(12)
     wrapper = compiled(kd.MeanTeacher(nets.cnn(regularized=True)), metrics=["accuracy"])

@@ -156,6 +156,7 @@ def test_mixed_heads_are_read_as_logits():
         twin.compile("sgd", "sparse_categorical_crossentropy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "activation"), [(1, None), (1, "sigmoid"), (3, "sigmoid")])
 def test_sigmoid_heads_mimic_label_by_label(classes, activation):
     x = nets.vectors(12)

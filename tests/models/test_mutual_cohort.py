@@ -83,6 +83,7 @@ def test_metrics_are_copied():
         cohort.compile("sgd", nets.cross_entropy(), metrics=[Bare(3)])
 
 
+@pytest.mark.slow
 def test_callbacks_know_which_way_is_better():
     """Keras tells it from the metric's name, and fails where it cannot."""
     stop = keras.callbacks.EarlyStopping("val_ensemble_accuracy", patience=9)
@@ -107,6 +108,7 @@ def test_evaluated_terms_are_what_training_minimises():
 # One student, or all.
 
 
+@pytest.mark.slow
 def test_best_student_is_that_of_the_last_epoch():
     cohort = trained()
     a, b, c = cohort.students

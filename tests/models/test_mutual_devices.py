@@ -144,6 +144,7 @@ def test_names_of_devices_as_tensorflow_writes_them():
     assert kd.MutualLearner(cohorts.linears(2), devices=names).devices == DEVICES
 
 
+@pytest.mark.slow
 def test_a_strategy_and_xla_place_by_themselves(two_replicas):
     with two_replicas.scope(), pytest.raises(ValueError, match="without a `tf.distribute`"):
         kd.MutualLearner(cohorts.linears(2), devices=DEVICES)

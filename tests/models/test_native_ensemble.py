@@ -208,6 +208,7 @@ def branch_of(whole):
 # The whole as one model.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_gated_ensemble_is_the_mean_under_the_gate(activation, tmp_path):
     model = nets.sharpen(nets.mlp(activation))

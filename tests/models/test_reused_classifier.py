@@ -73,6 +73,7 @@ def test_body_and_projector_alone_are_trained():
         np.testing.assert_array_equal(old, array(new))
 
 
+@pytest.mark.slow
 def test_inference_model_is_body_projector_and_teachers_classifier(tmp_path):
     wrapper = wrapper_of(teacher_stride=2)
     x, y = samples(16)

@@ -434,6 +434,7 @@ def test_an_exit_holds_only_what_it_needs():
             wrapper.exit(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [None, "softmax", "sigmoid"])
 def test_ensemble_is_the_mean_of_the_logits(activation, tmp_path):
     loss = {

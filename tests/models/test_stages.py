@@ -97,6 +97,7 @@ def test_optimizer_of_a_stage_is_fresh_its_own_or_continued():
     assert wrapper.optimizer.of_stage() is adam
 
 
+@pytest.mark.slow
 def test_labels_alone_are_a_stage():
     wrapper = distiller([soft(1), kd.Stage("labels", 1, [])])
     history = fit(wrapper).history

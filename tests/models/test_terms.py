@@ -39,6 +39,7 @@ def squared_mean(teacher, student):
     return ops.mean(ops.square(teacher - student))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss, name",
     [
