@@ -27,7 +27,7 @@ class Recorder(keras.Model):
     """
 
     def __init__(self, teacher, top_k, residual, temperatures, features, dtype):
-        super().__init__(name="recorder")
+        super().__init__(name="recorder", dtype="float32", autocast=False)
         _checks.instance("teacher", teacher, keras.Model, "a keras.Model or an EnsembleTeacher")
         features = [features] if isinstance(features, str) else list(features)
         self.teacher = teacher

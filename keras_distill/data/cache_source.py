@@ -83,6 +83,10 @@ class Samples:
 
     def __init__(self, dataset):
         self.samples = check_samples(dataset, "TeacherCache")
+        if not hasattr(dataset.element_spec[0], "shape"):
+            raise ValueError(
+                message("`dataset` to yield one tensor as x", "x", type(dataset.element_spec[0]))
+            )
         self._dataset = dataset
         some = list(dataset.take(PROBED).as_numpy_iterator())
         self.first = np.stack([element[0] for element in some])

@@ -57,7 +57,6 @@ class CachedNetwork:
     """
 
     is_open = False
-    is_cached = True
 
     def __init__(self, model, role, paths=()):
         self.model = model
@@ -153,9 +152,10 @@ def spread(probabilities, classes, class_count, residual):
     else:
         rest = ops.zeros_like(total)
         probabilities = probabilities / ops.maximum(total, 1e-30)
-    chosen = ops.one_hot(classes, class_count, dtype=probabilities.dtype)
-    others = 1.0 - ops.sum(chosen, axis=-2)
-    dense = ops.squeeze(ops.matmul(probabilities[:, None, :], chosen), axis=1) + others * rest
+    dense = ops.broadcast_to(rest, (ops.shape(total)[0], class_count))
+    rows = ops.broadcast_to(ops.arange(ops.shape(total)[0])[:, None], ops.shape(classes))
+    places = ops.stack([ops.reshape(ops.cast(i, "int32"), (-1,)) for i in (rows, classes)], axis=1)
+    dense = ops.scatter_update(dense, places, ops.reshape(probabilities, (-1,)))
     present = dense > 0
     log_p = ops.log(ops.where(present, dense, ops.ones_like(dense)))
     return ops.where(present, log_p, ops.full_like(dense, LOG_OF_NOTHING))

@@ -167,6 +167,17 @@ def test_logits_are_those_before_the_activation(tmp_path, activation):
     np.testing.assert_allclose(fields["feature_0"], pooled, rtol=2e-3, atol=1e-4)
 
 
+def test_a_global_policy_does_not_reach_the_teacher(tmp_path):
+    teacher, before = network(), keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        cache = build(tmp_path / "cache", teacher, dtype="float32")
+    finally:
+        keras.config.set_dtype_policy(before)
+    x, _, fields = epoch_of(cache)
+    np.testing.assert_allclose(fields["prediction_0"], teacher(x), rtol=1e-5, atol=1e-6)
+
+
 def test_top_k_at_each_temperature(tmp_path):
     teacher = network()
     cache = build(tmp_path / "cache", teacher, top_k=2, temperatures=[1.0, 4.0])
@@ -427,6 +438,10 @@ def test_bad_arguments_are_named(tmp_path):
         build(tmp_path / "a", features=["nowhere"])
     with pytest.raises(ValueError, match="augment"):
         build(tmp_path / "a", augment="crop")
+    x, y = images()
+    named = tf.data.Dataset.from_tensor_slices(({"a": x}, y))
+    with pytest.raises(ValueError, match="one tensor as x"):
+        kd.data.TeacherCache.build(tmp_path / "a", network(), named)
     assert not (tmp_path / "a").exists()
 
 
