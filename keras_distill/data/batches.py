@@ -1,12 +1,17 @@
 """Batches from arrays whose order and augmentation depend on (seed, epoch, sample) only."""
 
+from keras_distill._checks import positive_integer
+from keras_distill.data import mixing
 from keras_distill.data.pipeline import Order
 from keras_distill.data.pipeline import check_arrays
 from keras_distill.data.pipeline import check_pipeline
 from keras_distill.data.pipeline import made_ahead
 from keras_distill.data.pipeline import on_host
+from keras_distill.data.pipeline import sample_seeds
 from keras_distill.data.pipeline import take_images
 from keras_distill.data.targets import Targets
+
+MIXED = 1  # The part of a sample's draws by which batches are mixed.
 
 
 def batches(
@@ -21,6 +26,8 @@ def batches(
     seed=0,
     ids=False,
     drop_remainder=False,
+    mix=None,
+    class_count=None,
 ):
     """Builds one data set of all the batches of a training.
 
@@ -52,6 +59,9 @@ def batches(
         seed: Whole number.
         ids: Whether `y` is `Targets(labels=..., ids=...)`, ids the index in `images`.
         drop_remainder: Whether an epoch's last, shorter batch is left out.
+        mix: None, `keras.layers.MixUp` or `keras.layers.CutMix`: the augmented images of a batch
+            are mixed among each other. Labels then are distributions `(batch, classes)`.
+        class_count: Number of classes, which `mix` needs where labels are class ids.
 
     Returns:
         A `tf.data.Dataset` of (images, labels), images float32, with a known cardinality
@@ -63,6 +73,10 @@ def batches(
     """
     images, labels = check_arrays(images, labels)
     check_pipeline(epochs, start_epoch, augment, seed)
+    if mix is not None:
+        mixing.check_mix(mix)
+        if labels.ndim == 1 or labels.shape[-1] == 1:
+            positive_integer("class_count", class_count)
     order = Order(batch_size, epochs, start_epoch, shuffle, seed, drop_remainder)
     dataset = order.of_indices(len(images))
     images, labels = on_host(images, labels)
@@ -72,6 +86,9 @@ def batches(
 
         x = take_images(images, indices, augment, seed, epoch)
         y = tf.gather(labels, indices)
+        if mix is not None:
+            words = sample_seeds(seed, epoch, indices[:1], MIXED)[0]
+            (x,), y = mixing.mixed(mix, [x], y, class_count, words)
         return x, Targets(labels=y, ids=indices) if ids else y
 
     return made_ahead(dataset, take)

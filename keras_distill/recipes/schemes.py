@@ -188,6 +188,15 @@ RECIPES = (
         first=paper.teachers,
     ),
     Recipe(
+        "function_matching",
+        paper.function_matching,
+        "Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022, "
+        "https://arxiv.org/abs/2106.05237",
+        Setting(1000, 512, 0.1, cosine=True, warm_up=5),
+        first=paper.teachers,
+        augments=True,
+    ),
+    Recipe(
         "mutual",
         paper.mutual,
         "Zhang et al., Deep Mutual Learning, 2018, https://arxiv.org/abs/1706.00384",

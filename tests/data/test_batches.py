@@ -37,6 +37,26 @@ def assert_equal(first, second):
             np.testing.assert_array_equal(part_a, part_b)
 
 
+@pytest.mark.parametrize("mix", [keras.layers.MixUp(1.0), keras.layers.CutMix(1.0)])
+def test_mixed_batches_can_be_repeated_and_hold_their_own_samples(mix):
+    mixed = {"mix": mix, "class_count": 4, "augment": crop_and_flip(1)}
+    one, two, plain = read(**mixed), read(**mixed), read(augment=crop_and_flip(1))
+    assert_equal(one, two)
+    assert_equal(one[5:], read(start_epoch=1, **mixed))
+    for (x, ids, labels), (own, own_ids, own_labels) in zip(one, plain):
+        np.testing.assert_array_equal(ids, own_ids)
+        assert labels.shape == (len(ids), 4)
+        np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-5)
+        # What is mixed is a permutation: each sample's own share, and its partner's.
+        one_hot = np.eye(4)[own_labels]
+        assert ((labels > 0) <= (one_hot.sum(axis=0) > 0)).all()
+        assert x.min() >= own.min() - 1e-6 and x.max() <= own.max() + 1e-6
+    with pytest.raises(ValueError, match="class_count"):
+        batches(IMAGES, LABELS, 5, mix=mix)
+    with pytest.raises(TypeError, match="mix"):
+        batches(IMAGES, LABELS, 5, mix=keras.layers.RandomFlip(), class_count=4)
+
+
 def test_an_epoch_holds_every_sample_once_and_batches_do_not_cross_it():
     elements = read()
     assert [len(ids) for _, ids, _ in elements] == [5, 5, 5, 5, 3] * 4

@@ -18,6 +18,7 @@ NAMES = [
     "baseline",
     "label_smoothing",
     "distillation",
+    "function_matching",
     "mutual",
     "dlb",
     "self_distillation",
