@@ -252,7 +252,7 @@ class TeacherCache:
         order = Order(batch_size, epochs, start_epoch, shuffle, seed, drop_remainder)
         dataset = self._source.batches(order)
         count = self.manifest["views"]
-        used = sorted({epoch % count for epoch in range(start_epoch, epochs)})
+        used = sorted({epoch % count for epoch in range(start_epoch, epochs)}) or [0]
         mapped = {view: self._store.mapped(view) for view in used}
 
         def records_of(epoch, ids):

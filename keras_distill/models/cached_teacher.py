@@ -109,6 +109,12 @@ class CachedNetwork:
         """
         check_targets(targets)
         values = targets["teacher"]
+        wanted = {name for name, _, _ in self.stored.fields}
+        if set(values) != wanted:
+            raise ValueError(
+                f"Expected the stored outputs {sorted(wanted)} of the Distiller's cache. Received: "
+                f"{sorted(values)}. Train on the data set of that cache."
+            )
         names = list(self.stored.features)
         features = [values[f"{FEATURE}{names.index(path)}"] for path in self.paths]
         prediction = None

@@ -203,6 +203,12 @@ def test_an_ensemble_is_stored_at_its_temperatures(tmp_path):
     )
 
 
+def test_nothing_is_left_of_a_finished_training(tmp_path):
+    cache = build(tmp_path / "cache", views=2)
+    assert len(cache.dataset(8, start_epoch=3, epochs=3)) == 0
+    assert len(cache.dataset(8, epochs=3)) == 3 * cache.steps_per_epoch(8) == 15
+
+
 def test_a_data_set_of_samples_gives_what_arrays_give(tmp_path):
     x, y = images()
     samples = tf.data.Dataset.from_tensor_slices((x, y, np.linspace(0, 1, SAMPLES)))

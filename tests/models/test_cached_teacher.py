@@ -219,6 +219,13 @@ def test_plain_data_is_refused(sparse):
     assert np.isfinite(wrapper.evaluate(x / 255, y, verbose=0)).all()
 
 
+def test_the_data_of_another_cache_is_refused(sparse, tmp_path):
+    other = build(tmp_path / "other", network("teacher"), features=["conv"])
+    wrapper = compiled(sparse, kd.losses.SoftTargets(4.0))
+    with pytest.raises(ValueError, match="stored outputs.*feature_0"):
+        fit(wrapper, other.dataset(16, epochs=2))
+
+
 def test_losses_that_run_the_teacher_are_refused(sparse):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("such losses are TensorFlow's alone")
