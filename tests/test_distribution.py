@@ -94,30 +94,41 @@ def test_another_backend_is_told_to_use_tensorflow(monkeypatch):
         distribution.choose_strategy()
 
 
+IN_PROCESSES = [name for name, wrapper in WRAPPERS.items() if wrapper.several_processes]
+TOGETHER = 5  # wrappers a cluster: most of what a process takes is its start
+
+
 @pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wrapper", [name for name, wrapper in WRAPPERS.items() if wrapper.several_processes]
+    "wrappers",
+    [IN_PROCESSES[i : i + TOGETHER] for i in range(0, len(IN_PROCESSES), TOGETHER)],
+    ids=", ".join,
 )
-def test_two_workers_equal_one_process(wrapper, tmp_path):
+def test_two_workers_equal_one_process(wrappers, tmp_path):
     ports = free_ports(2)
-    alone = start([WORKER, wrapper, tmp_path / "alone.npz"])
-    finish([alone])
-    workers = [start([WORKER, wrapper, tmp_path / f"{i}.npz"], i, ports) for i in range(2)]
-    finish(workers)
-    expected = np.load(tmp_path / "alone.npz")
-    expected_logs = json.loads((tmp_path / "alone.npz.json").read_text())
-    for i in range(2):
-        logs = json.loads((tmp_path / f"{i}.npz.json").read_text())
-        assert logs["replicas"] == 2
-        found = np.load(tmp_path / f"{i}.npz")
-        assert found.files == expected.files
-        for name in expected.files:
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-7)
-        for name, values in expected_logs["history"].items():
-            np.testing.assert_allclose(logs["history"][name], values, rtol=1e-5, err_msg=name)
-        for name, value in expected_logs["evaluate"].items():
-            np.testing.assert_allclose(logs["evaluate"][name], value, rtol=1e-5, err_msg=name)
+    finish([start([WORKER, tmp_path / "alone", *wrappers])])
+    finish([start([WORKER, tmp_path / f"{i}", *wrappers], i, ports) for i in range(2)])
+    for place, wrapper in enumerate(wrappers):
+        expected, expected_logs = written(tmp_path / "alone", place)
+        for i in range(2):
+            found, logs = written(tmp_path / f"{i}", place)
+            assert logs["replicas"] == 2
+            assert found.files == expected.files
+            for name in expected.files:
+                np.testing.assert_allclose(
+                    found[name], expected[name], rtol=1e-5, atol=1e-7, err_msg=wrapper
+                )
+            for part in ("history", "evaluate"):
+                for name, values in expected_logs[part].items():
+                    np.testing.assert_allclose(
+                        logs[part][name], values, rtol=1e-5, err_msg=f"{wrapper}: {name}"
+                    )
+
+
+def written(folder, place):
+    """The weights and logs that a worker left of the wrapper at this place."""
+    return np.load(folder / f"{place}.npz"), json.loads((folder / f"{place}.json").read_text())
 
 
 @pytest.mark.tensorflow
