@@ -239,6 +239,11 @@ def check_pipeline(epochs, start_epoch, augment, seed):
         raise ValueError(
             message(f"`start_epoch` to be from 0 to epochs={epochs}", "start_epoch", start_epoch)
         )
+    check_augment(augment)
+
+
+def check_augment(augment):
+    """Raises unless `augment` is `None` or a function."""
     if augment is not None and not callable(augment):
         raise ValueError(
             message("`augment` to be None or a function of (images, seeds)", "augment", augment)

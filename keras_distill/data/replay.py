@@ -6,10 +6,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_distill._checks import message
 from keras_distill.data.augment import random_uniform
 from keras_distill.data.mixing import check_mix
 from keras_distill.data.pipeline import as_float
+from keras_distill.data.pipeline import check_augment
 
 # Tells the draws of a box from those of the augmentation, which begin with the same seed.
 BOX_WORD = 0x2545F491
@@ -64,11 +64,7 @@ class Replay:
     """
 
     def __init__(self, augment=None, mix=None, class_count=None):
-        if augment is not None and not callable(augment):
-            raise ValueError(
-                message("`augment` to be None or a function of (images, seeds)", "augment", augment)
-                + " For instance `kd.data.crop_and_flip()`."
-            )
+        check_augment(augment)
         if mix is not None:
             check_mix(mix)
         self.augment = augment

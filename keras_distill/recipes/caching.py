@@ -5,6 +5,7 @@ import pathlib
 import keras
 
 from keras_distill import data
+from keras_distill.recipes import evaluation
 from keras_distill.recipes import networks
 from keras_distill.recipes.settings import shifts
 
@@ -45,10 +46,7 @@ def build(
         The `TeacherCache`, or None where other workers are still to end.
     """
     network = networks.load(teacher)
-    size = image_size
-    if size is None and hasattr(network, "input_shape"):
-        shape = networks.image_shape(network)
-        size = None if shape is None or None in shape[:2] else tuple(shape[:2])
+    size = image_size or evaluation.asked_size(network)
     train = data.load(dataset, data_dir, image_size=size, limit=limit).train
     if flip is not None and not augment:
         raise ValueError("Expected --flip only with --augment. Received: no --augment.")
