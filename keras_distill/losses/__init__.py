@@ -29,6 +29,8 @@ from keras_distill.losses.flow_of_solution import FlowOfSolution
 from keras_distill.losses.flow_of_solution import flow_of_solution
 from keras_distill.losses.gradient_attention import GradientAttention
 from keras_distill.losses.gradient_attention import gradient_attention
+from keras_distill.losses.hard_targets import HardTargets
+from keras_distill.losses.hard_targets import hard_targets
 from keras_distill.losses.instance_graph import InstanceGraph
 from keras_distill.losses.instance_graph import instance_graph
 from keras_distill.losses.kernel_alignment import KernelAlignment
@@ -74,6 +76,7 @@ __all__ = [
     "FactorTransfer",
     "FlowOfSolution",
     "GradientAttention",
+    "HardTargets",
     "Hint",
     "InstanceGraph",
     "JensenShannon",
@@ -100,6 +103,7 @@ __all__ = [
     "factor_transfer",
     "flow_of_solution",
     "gradient_attention",
+    "hard_targets",
     "hint",
     "instance_graph",
     "jensen_shannon",

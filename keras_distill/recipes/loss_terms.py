@@ -48,6 +48,7 @@ USES = {
     "DecoupledKD": Use(rises=WARM_UP),
     "FactorTransfer": Use(500.0, layers="last stage"),
     "FlowOfSolution": Use(layers="stem and stages"),
+    "HardTargets": Use(0.5, 0.5),
     "Hint": Use(100.0, layers="middle stage"),
     "InstanceGraph": Use(layers="graph"),
     "LogitMSE": Use(0.1),

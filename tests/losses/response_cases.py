@@ -72,6 +72,8 @@ CASES = [
         least_classes=3,
     ),
     case("soft_targets", losses.SoftTargets, {"temperature": 3.0, "activation": "sigmoid"}),
+    case("hard_targets", losses.HardTargets, at_equal=None),
+    case("hard_targets", losses.HardTargets, {"smoothing": 0.1}, at_equal=None),
     case("logit_mse", losses.LogitMSE),
     case("logit_mse", losses.LogitMSE, {"center": True}),
     case("jensen_shannon", losses.JensenShannon),

@@ -232,6 +232,8 @@ BAD_ARGUMENTS = [
     (losses.SoftTargets, {"activation": "tanh"}, "'softmax', 'sigmoid'"),
     (losses.SoftTargets, {"activation": "sigmoid", "standardize": True}, "standardize=True"),
     (losses.SoftTargets, {"standardize": 1}, "standardize=1"),
+    (losses.HardTargets, {"smoothing": 1.0}, "smoothing=1.0"),
+    (losses.HardTargets, {"smoothing": "0.1"}, "smoothing='0.1'"),
     (losses.LogitMSE, {"center": "yes"}, "center='yes'"),
     (losses.DecoupledKD, {"alpha": -1}, "alpha=-1"),
     (losses.DecoupledKD, {"beta": float("inf")}, "beta=inf"),

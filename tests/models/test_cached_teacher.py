@@ -82,6 +82,7 @@ def test_all_probabilities_are_as_good_as_the_logits(tmp_path, top_k):
             kd.losses.JensenShannon(temperature=1.0),
             kd.losses.NormalizedKD(temperature=1.0),
             kd.losses.AdaptiveAlphaDivergence(),
+            kd.losses.HardTargets(),
         ]
 
     found, expected = both(cache, teacher, terms, rate=1e-4)

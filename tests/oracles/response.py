@@ -49,6 +49,15 @@ def soft_targets(teacher, student, temperature=4.0, standardize=False, activatio
     return row_by_row(one, teacher, student)
 
 
+def hard_targets(teacher, student, smoothing=0.0):
+    def one(t, s):
+        target = np.full(len(s), smoothing / len(s))
+        target[t.argmax()] += 1.0 - smoothing
+        return -np.sum(target * log_softmax(s))
+
+    return row_by_row(one, teacher, student)
+
+
 def logit_mse(teacher, student, center=False):
     def one(t, s):
         if center:
