@@ -30,23 +30,31 @@ def is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def is_finite(value):
+    """Whether `value` is a real number that a float can hold."""
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number above all floats
+        return False
+
+
 def positive(name, value):
     """Returns `value` as a float; raises unless it is finite and above 0."""
-    if not is_number(value) or not math.isfinite(value) or value <= 0:
+    if not is_finite(value) or value <= 0:
         raise ValueError(message(f"`{name}` to be a positive finite number", name, value))
     return float(value)
 
 
 def non_negative(name, value):
     """Returns `value` as a float; raises unless it is finite and at least 0."""
-    if not is_number(value) or not math.isfinite(value) or value < 0:
+    if not is_finite(value) or value < 0:
         raise ValueError(message(f"`{name}` to be a finite number, 0 or more", name, value))
     return float(value)
 
 
 def finite(name, value):
     """Returns `value` as a float; raises unless it is a finite number."""
-    if not is_number(value) or not math.isfinite(value):
+    if not is_finite(value):
         raise ValueError(message(f"`{name}` to be a finite number", name, value))
     return float(value)
 

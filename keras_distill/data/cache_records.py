@@ -21,7 +21,8 @@ class StoredOutputs:
             1, or "renormalise", nothing: the stored are scaled to sum to 1.
         temperatures: The temperatures at which the outputs are stored; `None` for logits,
             which serve any.
-        features: Dict of path of a layer -> size of its pooled vector.
+        features: Dict of path of a layer -> size of its pooled vector. They are stored in the
+            order of their paths.
         dtype: "float16" or "float32", of logits and features. Probabilities are float16.
     """
 
@@ -40,7 +41,10 @@ class StoredOutputs:
         self.top_k = top_k if top_k is None else _checks.positive_integer("top_k", top_k)
         self.residual = _checks.one_of("residual", residual, RESIDUALS)
         self.dtype = _checks.one_of("dtype", dtype, DENSE)
-        self.features = dict(features or {})
+        self.features = {
+            path: _checks.positive_integer(f"size of the feature {path!r}", size)
+            for path, size in sorted((features or {}).items())
+        }
         self.temperatures = checked_temperatures(temperatures)
         if self.top_k is None:
             return

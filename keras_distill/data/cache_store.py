@@ -10,7 +10,6 @@ without a mark is made again. Numbers are little-endian. Nothing is pickled.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
@@ -21,10 +20,9 @@ import numpy as np
 
 from keras_distill import _files
 
-FORMAT = "keras_distill teacher cache"
-VERSION = 1
 BLOCK_BYTES = 2**24
 READ_BYTES = 2**22
+MOST_JSON_BYTES = 2**28
 
 
 class CacheError(ValueError):
@@ -36,7 +34,7 @@ class Store:
 
     Args:
         path: The folder.
-        manifest: Its manifest, as `read_manifest` returns it.
+        manifest: Its manifest, as `cache_manifest.read_manifest` returns it.
     """
 
     def __init__(self, path, manifest):
@@ -84,7 +82,7 @@ class Store:
     def is_marked(self, view, block):
         """Whether a block is written."""
         try:
-            return "crc32" in read_json(self._mark(view, block))
+            return _is_checksum(read_json(self._mark(view, block)).get("crc32"))
         except CacheError:
             return False
 
@@ -97,8 +95,14 @@ class Store:
         """The blocks `(view, block)` that are still to be written."""
         if self.is_complete:
             return []
+        folder = self.path / "marks"
+        there = set(os.listdir(folder)) if folder.is_dir() else ()
         every = ((view, block) for view in range(self.views) for block in range(self.blocks))
-        return [place for place in every if not self.is_marked(*place)]
+        return [
+            place
+            for place in every
+            if self._mark(*place).name not in there or not self.is_marked(*place)
+        ]
 
     def finish(self):
         """Gathers the checksums into one file; drops the marks, and what kills left."""
@@ -142,11 +146,10 @@ class Store:
         """
         self.check_complete()
         sums = read_json(self.path / "checksums.json").get("crc32")
-        shape = [len(of_view) for of_view in sums] if isinstance(sums, list) else None
-        if shape != [self.blocks] * self.views:
+        if not self._are_checksums(sums):
             raise CacheError(
                 f"Expected checksums of {self.views} views of {self.blocks} blocks in "
-                f"'checksums.json'. Received: {shape}. Build the cache again."
+                f"'checksums.json'. Received: {repr(sums)[:60]}. Build the cache again."
             )
         places = [(view, block) for view in range(self.views) for block in range(self.blocks)]
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -159,6 +162,15 @@ class Store:
                         f"bytes (CRC-32 {crc:08x} for {sums[view][block]:08x}). The file is "
                         "corrupt: build the cache again."
                     )
+
+    def _are_checksums(self, sums):
+        """Whether `sums` is a list of views of lists of checksums, one a block."""
+        lists = isinstance(sums, list) and all(isinstance(of_view, list) for of_view in sums)
+        return (
+            lists
+            and [len(of_view) for of_view in sums] == [self.blocks] * self.views
+            and all(_is_checksum(value) for of_view in sums for value in of_view)
+        )
 
     def _crc(self, view, block):
         first, end = self.rows(block)
@@ -205,9 +217,13 @@ def read_json(path):
     """
     path = pathlib.Path(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        with open(path, "rb") as file:
+            data = file.read(MOST_JSON_BYTES + 1)
+        if len(data) > MOST_JSON_BYTES:
+            raise ValueError(f"more than {MOST_JSON_BYTES} bytes")
+        content = json.loads(data.decode())
         checksum = content.pop("checksum")
+        whole = checksum == _checksum(content)
     except OSError as error:
         raise CacheError(
             f"Expected the file {path.name!r} of a cache. Received: {error.strerror} "
@@ -218,7 +234,7 @@ def read_json(path):
             f"Expected {path.name!r} to be a file of a cache. Received: no JSON of that kind "
             f"({str(error)[:80]}). It is foreign or corrupt: build the cache again."
         ) from error
-    if checksum != _checksum(content):
+    if not whole:
         raise CacheError(
             f"Expected {path.name!r} as it was written. Received: another content. It was edited "
             "or is corrupt: build the cache again."
@@ -226,44 +242,8 @@ def read_json(path):
     return content
 
 
-def read_manifest(path):
-    """The manifest of the cache in a folder.
-
-    Raises:
-        CacheError: If there is none, it is corrupt, or of another format or version.
-    """
-    content = read_json(pathlib.Path(path) / "manifest.json")
-    found = content.get("format"), content.get("version")
-    if found != (FORMAT, VERSION):
-        raise CacheError(
-            f"Expected the format {FORMAT!r}, version {VERSION}. Received: {found[0]!r}, version "
-            f"{found[1]!r}. Build the cache again with this version of keras_distill."
-        )
-    return content
-
-
-def check_same(expected, found, what):
-    """Raises where an entry of two manifests, or parts of them, differs, and names it."""
-    for name in sorted({*expected, *found}):
-        ours, theirs = expected.get(name), found.get(name)
-        if ours == theirs:
-            continue
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            check_same(ours, theirs, f"{what}: {name}")
-        raise CacheError(
-            f"Expected a cache of the same {what}: {name}={_short(ours)}. Received: a cache of "
-            f"{name}={_short(theirs)}. It is stale or foreign: build another, in another folder."
-        )
-
-
-def identity(manifest):
-    """A short name of what a manifest says."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _is_checksum(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
 
 
 def _checksum(content):

@@ -1,5 +1,6 @@
 """`TeacherCache`: a teacher's outputs on disk, with the views that it saw."""
 
+import numbers
 import pathlib
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 
 from keras_distill import _checks
 from keras_distill._checks import message
+from keras_distill.data import cache_manifest
 from keras_distill.data import cache_store
 from keras_distill.data.cache_recorder import Recorder
 from keras_distill.data.cache_recorder import weights_fingerprint
@@ -22,7 +24,6 @@ from keras_distill.data.pipeline import steps_per_epoch
 from keras_distill.data.replay import Draws
 from keras_distill.data.replay import Replay
 from keras_distill.data.replay import draws_of_view
-from keras_distill.data.replay import same_probe
 from keras_distill.data.targets import Targets
 
 
@@ -78,12 +79,12 @@ class TeacherCache:
         self, path, images, labels=None, *, augment=None, mix=None, class_count=None, verify=True
     ):
         self.path = pathlib.Path(path)
-        self.manifest = cache_store.read_manifest(self.path)
+        self.manifest = cache_manifest.read_manifest(self.path)
         self.outputs = StoredOutputs(**self.manifest["outputs"])
         self._replay = Replay(augment, mix, class_count or self.outputs.classes)
         self._source = source_of(images, labels, mix)
         self._records = Records(self.outputs, mix is not None)
-        _check_data(self.manifest, self._source, self._replay)
+        cache_manifest.check_data(self.manifest, self._source, self._replay)
         self._store = Store(self.path, self.manifest)
         if verify:
             self._store.verify()
@@ -167,8 +168,8 @@ class TeacherCache:
         records = Records(recorder.stored, mix is not None)
         batch_size = _checks.positive_integer("batch_size", batch_size)
         manifest = {
-            "format": cache_store.FORMAT,
-            "version": cache_store.VERSION,
+            "format": cache_manifest.FORMAT,
+            "version": cache_manifest.VERSION,
             "samples": source.samples,
             "views": _checks.positive_integer("views", views),
             "seed": int(seed),
@@ -179,7 +180,7 @@ class TeacherCache:
             "data": source.fingerprint,
             "augmentation": replay.description(source.first),
         }
-        store = _begun(path, manifest)
+        store = cache_manifest.begun(path, manifest)
         _write(store, recorder, replay, source, records, batch_size, worker, workers, verbose)
         if store.missing():
             return None
@@ -199,7 +200,7 @@ class TeacherCache:
         Raises:
             CacheError: As in the constructor.
         """
-        store = Store(path, cache_store.read_manifest(path))
+        store = Store(path, cache_manifest.read_manifest(path))
         if verify:
             store.verify()
         total = store.views * store.blocks
@@ -283,58 +284,32 @@ class TeacherCache:
 
         Args:
             view: Its number.
-            ids: Which samples; `None` for all.
+            ids: Which samples, whole numbers; `None` for all.
 
         Returns:
             A structured array with the fields of a record.
+
+        Raises:
+            ValueError: If there is no such view or sample.
         """
-        array = self._store.array(view, self._records.dtype)
-        return np.array(array if ids is None else array[ids])
+        views, samples = self.manifest["views"], self.manifest["samples"]
+        if not isinstance(view, numbers.Integral) or not 0 <= view < views:
+            raise ValueError(message(f"`view` to be from 0 to {views - 1}", "view", view))
+        array = self._store.array(int(view), self._records.dtype)
+        if ids is None:
+            return np.array(array)
+        ids = np.asarray(ids)
+        if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= samples):
+            raise ValueError(
+                message(f"`ids` to be whole numbers from 0 to {samples - 1}", "ids", ids)
+            )
+        return np.array(array[ids.astype("int64")])
 
 
 def _block(record_bytes, samples):
     """How many records a block has: 16 MiB of them, but 1,024 to 16,384."""
     rows = min(max(cache_store.BLOCK_BYTES // record_bytes, 1024), 16384)
     return int(min(rows, samples))
-
-
-def _begun(path, manifest):
-    """The store in a folder, of this manifest: made, or gone on with."""
-    path = pathlib.Path(path)
-    if (path / "manifest.json").exists():
-        found = cache_store.read_manifest(path)
-        _check_probe(found, manifest["augmentation"]["probe"])
-        expected = {**manifest, "augmentation": found["augmentation"], "id": found.get("id")}
-        other = {**manifest["augmentation"], "probe": None}
-        cache_store.check_same(other, {**found["augmentation"], "probe": None}, "augmentation")
-        cache_store.check_same(expected, found, "settings")
-        return Store(path, found)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CacheError(
-            f"Expected a folder of a cache, or an empty one. Received: {str(path)!r}, which holds "
-            "something else. Name another."
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    # The id is in the names of the files: TensorFlow keeps a file mapped by its name.
-    manifest = {**manifest, "id": cache_store.identity(manifest)}
-    cache_store.write_json(path / "manifest.json", manifest)
-    return Store(path, manifest)
-
-
-def _check_data(manifest, source, replay):
-    expected = {"samples": source.samples, "data": source.fingerprint}
-    cache_store.check_same(expected, {name: manifest.get(name) for name in expected}, "data")
-    ours, theirs = replay.description(source.first), manifest["augmentation"]
-    _check_probe(manifest, ours["probe"])
-    cache_store.check_same({**ours, "probe": None}, {**theirs, "probe": None}, "augmentation")
-
-
-def _check_probe(manifest, probe):
-    if not same_probe(probe, manifest["augmentation"]["probe"]):
-        raise CacheError(
-            "Expected the augmentation that the cache was built with. Received: one that gives "
-            "other views of the first samples. Give the same `augment`, or build another cache."
-        )
 
 
 def _write(store, recorder, replay, source, records, batch_size, worker, workers, verbose):
