@@ -6,6 +6,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | --- | --- |
 | `Distiller`, `Term`, `Stage`, `EnsembleTeacher` | distillation from a teacher, in stages too |
 | `ReusedClassifierDistiller` | SimKD: the student takes over its teacher's classifier |
+| `TwoHeadDistiller` | DeiT: labels teach one head of the student, the teacher another |
 | `BornAgain` | generations of one network, each taught by the one before it |
 | `ClassWiseDistiller` | CS-KD: two images of a class are predicted alike |
 | `DistortionDistiller` | DDGSD: two views of an image teach each other |
@@ -65,6 +66,7 @@ from keras_distill.models import SelfDistiller
 from keras_distill.models import Stage
 from keras_distill.models import TeacherFreeDistiller
 from keras_distill.models import Term
+from keras_distill.models import TwoHeadDistiller
 from keras_distill.taps import tap
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "Stage",
     "TeacherFreeDistiller",
     "Term",
+    "TwoHeadDistiller",
     "__version__",
     "backbones",
     "callbacks",

@@ -30,6 +30,7 @@ _IDENTITIES = (
 )
 # Layers and `keras.ops` that move values, here only where the last axis stays whole.
 _RESHAPES = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
+_SUMS = (keras.layers.Add, keras.layers.Average)  # Of logits they are logits.
 _RESHAPE_OPS = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
 
 
@@ -90,6 +91,8 @@ def trace(graph, tensor):
             if head.source is None:
                 return Head(head.kind)
             return Head(head.kind, "nested", call, position, tuple(after))
+        if type(layer) in _SUMS and all(trace(graph, x).kind == "linear" for x in call.inputs):
+            return Head("linear", "output", call, after=tuple(after))
         if not _passes(call):
             return _head_of_call(call)._replace(after=tuple(after))
         if not isinstance(layer, _IDENTITIES):

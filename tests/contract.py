@@ -39,6 +39,21 @@ def distiller(**options):
     return kd.Distiller(teacher, network("student", **options), terms, student_loss_weight=0.1)
 
 
+def two_heads(name, width=3, **options):
+    """`network` with a second head beside its own; it returns the mean of the two."""
+    model = network(name, width, **options)
+    second = keras.layers.Dense(CLASSES, name="distillation_head", dtype="float32")
+    pooled = model.get_layer("pool").output
+    mean = keras.layers.Average(dtype="float32")([model.output, second(pooled)])
+    return keras.Model(model.input, mean, name=name)
+
+
+def two_head_distiller(**options):
+    """DeiT's losses on a convolutional student."""
+    teacher = network("teacher", 5, **options)
+    return kd.TwoHeadDistiller(teacher, two_heads("student", **options), label_head="logits")
+
+
 def distiller_in_stages(**options):
     """A hint in the first epoch alone, an optimizer and soft targets of its own behind it."""
     hint = kd.Term(kd.losses.Hint(), "features", "features", connector="auto")
@@ -231,6 +246,7 @@ WRAPPERS = {
     "NativeEnsemble": Wrapper(native_ensemble),
     "ReusedClassifierDistiller": Wrapper(reused_classifier),
     "SelfDistiller": Wrapper(self_distiller),
+    "TwoHeadDistiller": Wrapper(two_head_distiller),
 }
 
 

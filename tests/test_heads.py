@@ -94,6 +94,18 @@ def test_linear_heads_are_their_own_logits():
         np.testing.assert_array_equal(array(outputs["logits"]), array(outputs["prediction"]))
 
 
+@pytest.mark.parametrize("merge", [layers.Add, layers.Average])
+@pytest.mark.parametrize(("activation", "kind"), [(None, "linear"), ("softmax", "unknown")])
+def test_sums_of_logits_are_logits(merge, activation, kind):
+    inputs = keras.Input((4,))
+    heads_of_both = [layers.Dense(3)(inputs), layers.Dense(3, activation=activation)(inputs)]
+    model = keras.Model(inputs, merge()(heads_of_both))
+    assert heads.head_of(model) == kind
+    outputs = taps.tap(model, logits=True)(vectors())
+    np.testing.assert_array_equal(array(outputs["prediction"]), array(model(vectors())))
+    assert ("logits" in outputs) == (kind == "linear")
+
+
 UNKNOWN_HEADS = {
     "relu": lambda: [layers.Dense(3, activation="relu")],
     "tanh": lambda: [layers.Dense(3), layers.Activation("tanh")],

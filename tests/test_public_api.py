@@ -35,6 +35,8 @@ PROMISED = {
     "Stage": "name epochs terms trainable optimizer",
     "TeacherFreeDistiller": "student mode preset temperature alpha",
     "Term": "loss teacher student weight temperature connector name",
+    "TwoHeadDistiller": "teacher student distillation_losses student_loss_weight label_head "
+    "distillation_head",
     "tap": "model paths",
     "data.balanced_batches": "images labels batch_size samples_per_class",
     "data.class_pairs": "images labels batch_size",

@@ -11,6 +11,8 @@ from keras_distill.backbones.cv import cv_classifier
 from keras_distill.backbones.cv import cv_mobilenet_v3
 from keras_distill.backbones.cv import cv_resnet
 from keras_distill.backbones.cv import cv_resnet_v2
+from keras_distill.backbones.deit import hub_deit
+from keras_distill.backbones.deit import hub_distilled
 from keras_distill.backbones.hub import hub_classifier
 from keras_distill.backbones.hub import hub_resnet
 from keras_distill.backbones.hub import hub_vit
@@ -24,6 +26,8 @@ __all__ = [
     "cv_resnet",
     "cv_resnet_v2",
     "hub_classifier",
+    "hub_deit",
+    "hub_distilled",
     "hub_resnet",
     "hub_vit",
     "resnet",

@@ -17,6 +17,7 @@ from keras_distill.models.self_distiller import SelfDistiller
 from keras_distill.models.stages import Stage
 from keras_distill.models.teacher_free import TeacherFreeDistiller
 from keras_distill.models.terms import Term
+from keras_distill.models.two_heads import TwoHeadDistiller
 
 __all__ = [
     "BornAgain",
@@ -36,4 +37,5 @@ __all__ = [
     "Stage",
     "TeacherFreeDistiller",
     "Term",
+    "TwoHeadDistiller",
 ]

@@ -34,6 +34,8 @@ class Compared(NamedTuple):
         features: For each term the student's features, connected, or `None`.
         inputs: Those of the teacher and of the student.
         training: Whether it is a training step.
+        label_prediction: What the label loss of a training step reads, where that is not the
+            student's prediction.
     """
 
     teacher: Any
@@ -41,6 +43,7 @@ class Compared(NamedTuple):
     features: Any
     inputs: Any
     training: bool
+    label_prediction: Any = None
 
 
 class Comparison:

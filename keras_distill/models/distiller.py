@@ -145,10 +145,12 @@ class Distiller(DistillationModel):
                 if stage.student_loss_weight is not None:
                     weight = stage.student_loss_weight
             terms = [next(bound) for _ in range(count)]
-            comparisons.append(
-                Comparison(student, terms, weight, self.class_map, self.student_from_logits)
-            )
+            options = self.class_map, self.student_from_logits
+            comparisons.append(self._comparison(student, terms, weight, *options))
         return comparisons
+
+    def _comparison(self, student, *arguments):
+        return Comparison(student, *arguments)
 
     # The teacher may be missing in a wrapper that was saved without it, and set later.
 
