@@ -17,6 +17,7 @@ from keras_distill.recipes import results as run_results
 from keras_distill.recipes import schemes
 from keras_distill.recipes import tasks
 from keras_distill.recipes import training
+from keras_distill.reporting.runs import read_object
 
 LOOK = "test_accuracy"
 
@@ -68,15 +69,30 @@ def train_recipe(
     )
     path = training.model_path(run, "student")
     student = networks.load(path)
-    scores = [{"agreement": None, **record}]
+    trained, models, said = {recipe.name: student}, [], None
+    if recipe.first:
+        file = training.model_path(run, "teacher")
+        file = options.teacher if networks.is_file(options.teacher) else file
+        teacher = networks.load(file)
+        said = evaluation.probabilities(teacher, data.test.images)
+        scores = [evaluation.scores(said, data.test.labels)]
+        name = f"{recipe.name}, teacher"
+        models.append(run_results.entry(name, teacher, file, scores, role="teacher"))
+        trained = {name: teacher, **trained}
+    found = evaluation.probabilities(student, data.test.images)
+    scores = [
+        {**record, "agreement": evaluation.scores(found, data.test.labels, said)["agreement"]}
+    ]
+    models.append(run_results.entry(recipe.name, student, path, scores, role="distilled"))
+    run_results.write_pictures(run, teacher if recipe.first else None, student, data.test, None)
     results = {
         "title": f"{options.student} by {recipe.name} on {data.train.name}",
         "dataset": run_results.dataset_entry(data),
         "class_names": list(data.test.class_names),
-        "models": [run_results.entry(recipe.name, student, path, scores)],
+        "models": models,
         "record": record,
     }
-    report, missing = run_results.finish(run, results)
+    report, missing = run_results.finish(run, results, trained)
     run_results.show(results, say)
     images = record["images"]
     say(
@@ -224,7 +240,15 @@ def _finite(value):
 
 def _lines(run, log):
     """The lines of `metrics.jsonl` of one training."""
-    return [line for line in run.read_metrics() if all(line.get(key) == log[key] for key in log)]
+    every = run.read_metrics()
+    lines = [line for line in every if all(line.get(key) == log[key] for key in log)]
+    for line in lines:
+        if not all(map(_checks.is_finite, (line.get("seconds"), line.get(LOOK, 0.0)))):
+            raise ValueError(
+                _checks.message(f"lines of metrics with `seconds` and `{LOOK}`", "line", line)
+                + " Begin anew with --restart."
+            )
+    return lines
 
 
 def _cost(plan, before):
@@ -256,14 +280,13 @@ def data_entry(data):
 def _read(path, settings):
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        there = record["settings"]
-    except (ValueError, TypeError, KeyError):
+    record = read_object(path)
+    there = record.get("settings")
+    if not isinstance(there, dict) or not _is_record(record):
         raise ValueError(
             _checks.message("a record that is readable", "path", str(path))
             + " Remove it to train again."
-        ) from None
+        )
     wanted = json.loads(json.dumps(settings))
     differing = [name for name in wanted if wanted[name] != there.get(name)]
     if differing:
@@ -272,6 +295,23 @@ def _read(path, settings):
             f"{', '.join(differing)}. Choose another folder, or begin anew in it with --restart."
         )
     return record
+
+
+def _is_record(record):
+    """Whether a JSON object has the entries that `carry_out` writes, each of its kind."""
+    images = record.get("images")
+    counts = [record.get(name) for name in ("best_epoch", "epochs", "steps", "parameters")]
+    counts += images.values() if isinstance(images, dict) else [None]
+    shares = [record.get(name) for name in ("accuracy", "best_accuracy")]
+    others = [record.get(name) for name in ("loss", "calibration_error")]
+    return (
+        all(type(count) is int and count >= 0 for count in counts)
+        and {"student", "peers", "frozen", "before"} == set(images)
+        and all(_checks.is_finite(share) and 0 <= share <= 1 for share in shares)
+        and all(other is None or _checks.is_finite(other) for other in others)
+        and _checks.is_finite(record.get("seconds"))
+        and record["seconds"] >= 0
+    )
 
 
 class TestAccuracy(keras.callbacks.Callback):

@@ -2,14 +2,16 @@
 
 import json
 import math
+import numbers
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
+from keras_distill._checks import is_finite
 from keras_distill._checks import message
 from keras_distill._files import written_beside
+
+MOST_DEPTH = 50
 
 
 class RunFolder:
@@ -83,7 +85,11 @@ class RunFolder:
         return True
 
     def read_settings(self):
-        """The run's settings; an empty dict where none were written."""
+        """The run's settings; an empty dict where none were written.
+
+        Raises:
+            ValueError: If the file is damaged; as in all that reads.
+        """
         return self._read_json("settings.json", default={})
 
     def append_metrics(self, record):
@@ -91,24 +97,39 @@ class RunFolder:
 
         Args:
             record: A dict with `epoch`, what tells the training apart, and numbers.
+
+        Raises:
+            ValueError: If `epoch` is no whole number, or an entry is a dict.
         """
-        line = json.dumps(_plain(record), allow_nan=False) + "\n"
+        record = _plain(record)
+        wrong = _no_metrics(record)
+        if wrong:
+            raise ValueError(
+                f"Expected a record with `epoch` and numbers. Received: one that {wrong}."
+            )
+        line = json.dumps(record, allow_nan=False) + "\n"
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line)
 
     def read_metrics(self):
-        """All whole lines of `metrics.jsonl` as dicts, in their order."""
+        """All whole lines of `metrics.jsonl` as dicts, in their order.
+
+        Raises:
+            ValueError: If a whole line is none that `append_metrics` writes.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
         records = []
-        for line in path.read_bytes().splitlines():
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
             try:
                 record = json.loads(line)
-            except ValueError:  # cut off by a kill, perhaps inside of a character
+            except (ValueError, RecursionError):  # cut off by a kill, perhaps in a character
                 continue
-            if isinstance(record, dict):
-                records.append(record)
+            wrong = _no_metrics(record)
+            if wrong:
+                raise ValueError(_damaged(path, f"line {number} {wrong}"))
+            records.append(record)
         return records
 
     def forget_metrics(self, first_epoch, **identity):
@@ -125,7 +146,7 @@ class RunFolder:
         kept = [
             record
             for record in self.read_metrics()
-            if record.get("epoch", -1) < first_epoch
+            if record["epoch"] < first_epoch
             or any(record.get(name) != value for name, value in identity.items())
         ]
         with written_beside(path) as temporary:
@@ -158,7 +179,7 @@ class RunFolder:
             # Opened here: NumPy leaves a file that it cannot read open.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # zipfile, each of its decompressors and NumPy have their own
             raise ValueError(_damaged(path, error)) from error
 
     def _write_json(self, name, value):
@@ -175,29 +196,63 @@ class RunFolder:
                 f"Expected {name!r} in {str(self.path)!r}. Received: no such file. It is written "
                 "when the run is done: start the same command again to finish it."
             )
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(_damaged(path, error)) from error
-        if not isinstance(value, dict):
-            raise ValueError(_damaged(path, f"a {type(value).__name__}, not an object"))
-        return value
+        return read_object(path)
+
+
+def read_object(path):
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: If the file is damaged, or a number in it is one that no float holds.
+    """
+    try:
+        value = json.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(_damaged(path, error)) from error
+    if not isinstance(value, dict):
+        raise ValueError(_damaged(path, f"a {type(value).__name__}, not an object"))
+    if not _is_plain(value):
+        raise ValueError(_damaged(path, "a number that is not finite, or endless nesting"))
+    return value
 
 
 def _damaged(path, error):
-    return f"Expected {str(path)!r} to be readable. Received: {error}. Remove it and run again."
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"Expected {str(path)!r} to be readable. Received: {reason}. Remove it and run again."
+
+
+def _is_plain(value, depth=0):
+    """Whether all numbers in a JSON value are finite, and it is not nested beyond sense."""
+    if isinstance(value, (dict, list)):
+        inside = value.values() if isinstance(value, dict) else value
+        return depth < MOST_DEPTH and all(_is_plain(entry, depth + 1) for entry in inside)
+    return not isinstance(value, numbers.Real) or isinstance(value, bool) or is_finite(value)
+
+
+def _no_metrics(record):
+    """What is wrong with a line of metrics; empty where nothing is."""
+    if not isinstance(record, dict):
+        return "is no JSON object"
+    epoch = record.get("epoch")
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        return f"has epoch={epoch!r}"
+    for name, value in record.items():
+        told_apart = name in ("model", "seed") and isinstance(value, list)
+        if isinstance(value, dict) or told_apart or not _is_plain(value):
+            return f"has {name}={value!r}"
+    return ""
 
 
 def _plain(value):
     """`value` as JSON holds it: NumPy and Keras numbers as numbers, NaN and infinity as None."""
     if isinstance(value, dict):
-        return {str(name): _plain(entry) for name, entry in value.items()}
+        return {_text(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
-    if value is None or isinstance(value, (str, bool, int)):
+    if value is None or isinstance(value, (bool, int)):
         return value
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
+    if isinstance(value, (str, pathlib.PurePath)):
+        return _text(value)
     if isinstance(value, np.ndarray) and value.ndim > 0:
         return _plain(value.tolist())
     if isinstance(value, (np.bool_, np.integer)):
@@ -210,3 +265,8 @@ def _plain(value):
             f"{type(value).__name__}."
         ) from None
     return number if math.isfinite(number) else None
+
+
+def _text(value):
+    """A text as UTF-8 holds it: bytes of a file's name that are none are written out."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
