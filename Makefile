@@ -57,7 +57,7 @@ format: $(READY)-dev  ## Mend style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(READY)-test  ## Measure the speed of distillation against its floor
+benchmark: $(READY)-test  ## Measure speed against the bounds (ARGS="--all --out run.json" for all of them)
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 notebooks: $(READY)-test  ## Generate the notebooks from their scripts and execute them

@@ -1,24 +1,32 @@
 """What `benchmark.py --angles` measures: RelationalAngle beside the plain formula of all triplets.
 
 Peak memory and time of a value with its gradient, features (512, 128), each in a process of its
-own; ours at a batch of 1024 too.
+own; ours at a batch of 1024 too. And its error: features with duplicates, far from zero, against
+the formula in float64.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 
 import numpy as np
+from benchmark_measure import figure
+from benchmark_measure import is_asked
+from benchmark_measure import is_here
+from benchmark_measure import peak_memory
 
 import keras_distill as kd
 
 FEATURES = 128
 BATCH = 512
 TIMES = 5
-KIBIBYTES = 1024.0  # in a mebibyte
+OFFSET, CHECKED_BATCH, DUPLICATES = 1e3, 24, 4
+MEMORY = "RelationalAngle / plain formula, peak memory"
+TIME = "RelationalAngle / plain formula, time"
+LARGE = "RelationalAngle of 1024 samples, finite"
+ERROR = "RelationalAngle, error against float64"
 
 
 def plain(teacher, student):
@@ -41,8 +49,8 @@ def ours(teacher, student):
 FORMS = {"plain": plain, "ours": ours}
 
 
-def measured(name, batch):
-    """`{"peak": MiB above the imports, "seconds": median, "value": the mean}` of this process."""
+def measured_form(name, batch):
+    """What one form takes in this process; "peak": mebibytes above the imports."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -58,36 +66,84 @@ def measured(name, batch):
         return value, tape.gradient(value, student)
 
     tf.matmul(teacher, student, transpose_b=True)  # The library's own threads and pools.
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
+    before = peak_memory()
+    seconds, processor = [], []
     for _ in range(TIMES + 1):
-        start = time.perf_counter()
+        start, start_processor = time.perf_counter(), time.process_time()
         value, gradient = both(teacher, student)
-        gradient.numpy()
+        finite = bool(np.isfinite(gradient.numpy()).all() and np.isfinite(value.numpy()))
         seconds.append(time.perf_counter() - start)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / KIBIBYTES
-    return {"peak": peak, "seconds": statistics.median(seconds[1:]), "value": float(value)}
+        processor.append(time.process_time() - start_processor)
+    return {
+        "peak": peak_memory() - before,
+        "seconds": statistics.median(seconds[1:]),
+        "processor": statistics.median(processor[1:]),
+        "finite": finite,
+    }
 
 
-def compared():
-    """The figures of both forms."""
-    found = {}
-    for name, batch in (("plain", BATCH), ("ours", BATCH), ("ours", 2 * BATCH)):
-        command = [sys.executable, __file__, name, str(batch)]
-        finished = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[f"{name}, batch {batch}"] = json.loads(finished.stdout.splitlines()[-1])
-    return found
+def alone(name, batch):
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, name, str(batch)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(finished.stdout.splitlines()[-1])
 
 
-def show(found):
-    """Prints a row a form."""
-    print(f"\n{'form':20} {'MiB':>8} {'seconds':>8} {'mean':>9}")
-    for name, figures in found.items():
-        print(f"{name:20} {figures['peak']:8.0f} {figures['seconds']:8.2f} {figures['value']:9.6f}")
-    plain, own = (found[f"{name}, batch {BATCH}"] for name in ("plain", "ours"))
-    memory, seconds = (own[key] / plain[key] for key in ("peak", "seconds"))
-    print(f"ours over plain: memory {memory:.3f}, time {seconds:.2f}")
+def error():
+    """The largest difference of a value to the formula in float64, duplicates and offset in it."""
+    rng = np.random.default_rng(0)
+    pair = [rng.normal(size=(CHECKED_BATCH, FEATURES)).astype("float32") for _ in range(2)]
+    for features in pair:
+        features[-DUPLICATES:] = features[:DUPLICATES]
+        features += np.float32(OFFSET)
+    own = keras_array(kd.losses.relational_angle(*pair))
+
+    def cosines(x):
+        gaps = x[None] - x[:, None]
+        lengths = np.linalg.norm(gaps, axis=-1, keepdims=True)
+        unit = gaps / np.where(lengths > 0.0, lengths, 1.0)
+        return unit @ unit.transpose(0, 2, 1)
+
+    teacher, student = (cosines(features.astype("float64")) for features in pair)
+    gaps = np.abs(student - teacher)
+    exact = np.where(gaps < 1.0, 0.5 * gaps**2, gaps - 0.5)
+    return abs(float(own.mean()) - float(exact.mean()))
+
+
+def keras_array(value):
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(value), "float64")
+
+
+class Suite:
+    """Four figures."""
+
+    def names(self):
+        return [MEMORY, TIME, LARGE, ERROR]
+
+    def measured(self, settings, words=()):
+        asked = [name for name in self.names() if is_asked(name, words)]
+        found = {ERROR: figure([error()])} if ERROR in asked else {}
+        if not is_here("tensorflow"):
+            return {"figures": found, "speeds": {}}
+        if {MEMORY, TIME} & set(asked):
+            rounds = [(alone("ours", BATCH), alone("plain", BATCH)) for _ in range(settings.rounds)]
+
+            def over(key):
+                return [one[key] / other[key] for one, other in rounds]
+
+            found[MEMORY] = figure(over("peak"))
+            found[TIME] = figure(over("seconds"), over("processor"))
+        if LARGE in asked:
+            finite = alone("ours", 2 * BATCH)["finite"]
+            found[LARGE] = figure([finite], more_is_better=True)
+        return {"figures": found, "speeds": {}}
+
+
+def suite(settings):
+    return Suite()
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(measured_form(sys.argv[1], int(sys.argv[2]))))

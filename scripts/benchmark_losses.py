@@ -4,28 +4,35 @@ Losses that own layers, attack the input or loop over the batch are also held ag
 arithmetic in a bare `tf.function`: the same networks, the same loss object, no wrapper.
 """
 
+import functools
 import types
 
-import benchmark_schemes
 import keras
-from benchmark_schemes import Variant
+from benchmark_measure import Case
+from benchmark_measure import Ratio
+from benchmark_measure import Timed
+from benchmark_measure import compiled
+from benchmark_measure import fitting
+from benchmark_measure import label_loss
+from benchmark_measure import samples
+from benchmark_measure import student
+from benchmark_measure import teacher
 
 import keras_distill as kd
-from keras_distill.backbones import resnet
 from keras_distill.recipes import loss_terms
 
 WITHOUT = "soft targets alone"
-ADDS = {
-    "Hint": 1.05,
-    "AttentionTransfer": 1.05,
-    "ActivationBoundary": 1.05,
-    "SimilarityPreserving": 1.05,
-    "ProbabilisticTransfer": 1.05,
-    "RelationalDistance": 1.05,
-    "CorrelationCongruence": 1.05,
-    "FlowOfSolution": 1.05,
-    "NeuronSelectivity": 1.10,
-}
+ADDS = (
+    "Hint",
+    "AttentionTransfer",
+    "ActivationBoundary",
+    "SimilarityPreserving",
+    "ProbabilisticTransfer",
+    "RelationalDistance",
+    "CorrelationCongruence",
+    "FlowOfSolution",
+    "NeuronSelectivity",
+)
 BARE = (
     "VariationalInformation",
     "FactorTransfer",
@@ -36,14 +43,6 @@ BARE = (
     "InstanceGraph",
     "RelationalAngle",
 )
-BARE_BOUND = 1.05
-
-
-def networks(arguments, tag):
-    """A fresh teacher and student, whose last stages agree in channels."""
-    teacher = resnet(arguments.teacher_depth, name=f"teacher_{tag}")
-    student = resnet(arguments.student_depth, name=f"student_{tag}")
-    return teacher, student
 
 
 def wiring(name, teacher, student, data):
@@ -63,14 +62,13 @@ def terms_of(made):
     ]
 
 
-def distiller(arguments, data, name=None):
-    teacher, student = networks(arguments, name or "plain")
+def distiller(settings, data, name=None):
+    networks = teacher(settings, f"teacher_{name}"), student(settings, f"student_{name}")
     terms = [kd.Term(kd.losses.SoftTargets(4.0), weight=0.9)]
     if name is not None:
-        terms += terms_of(wiring(name, teacher, student, data))
-    model = kd.Distiller(teacher, student, terms, student_loss_weight=0.1)
-    model.compile("sgd", benchmark_schemes.label_loss())
-    return model
+        terms += terms_of(wiring(name, *networks, data))
+    model = kd.Distiller(*networks, terms, student_loss_weight=0.1)
+    return compiled(settings, model)
 
 
 def bare_step(model):
@@ -81,7 +79,7 @@ def bare_step(model):
     trained = model.trainable_variables
     optimizer = keras.optimizers.SGD(0.01)
     optimizer.build(trained)
-    label_loss = benchmark_schemes.label_loss()
+    labelled = label_loss()
 
     def logits(network):
         return lambda x: network.class_scores(x)
@@ -91,7 +89,7 @@ def bare_step(model):
         with tf.GradientTape() as tape:
             teacher = part.teacher_network(x)
             student = part.student_network(x, training=True)
-            total = 0.1 * label_loss(y, student.scores[0])
+            total = 0.1 * labelled(y, student.scores[0])
             for term in part.terms:
                 total += term.current_weight(0) * value(term, teacher, student, x, y, ids)
         gradients = tape.gradient(total, trained)
@@ -114,35 +112,33 @@ def bare_step(model):
     return step
 
 
-def variants(arguments):
-    """All variants by name, the references among them."""
-    images, labels = benchmark_schemes.samples(arguments)
+def suite(settings):
+    images, labels = samples(settings)
     names = [str(i) for i in range(10)]
     data = kd.data.ImageData(images, labels, names, "noise")
-    count = len(images)
-    batches = kd.data.batches(images, labels, arguments.batch_size, shuffle=False, ids=True)
+    batches = kd.data.batches(images, labels, settings.batch_size, shuffle=False, ids=True)
     batches = batches.cache()
-    found = {}
 
-    def fitting(model):
-        return lambda: model.fit(batches, shuffle=False, verbose=0)
+    def fit(name):
+        return fitting(distiller(settings, data, name), batches)
 
-    def looping(step):
+    def loop(name):
+        step = bare_step(distiller(settings, data, name))
+
         def run():
             for x, y in batches:
-                step(x, y["labels"], y["ids"])
+                total = step(x, y["labels"], y["ids"])
+            return float(total)
 
         return run
 
-    found[WITHOUT] = Variant(fitting(distiller(arguments, data)), count)
-    for name in [*ADDS, *BARE]:
-        if arguments.only and name not in arguments.only:
-            continue
-        model = distiller(arguments, data, name)
-        found[name] = Variant(fitting(model), count, WITHOUT, ADDS.get(name))
-        if name in BARE:
-            step = bare_step(distiller(arguments, data, name))
-            found[f"{name}, bare"] = Variant(looping(step), count)
-            held = Variant(found[name].run, count, f"{name}, bare", BARE_BOUND)
-            found[f"{name}, wrapped"] = held
-    return found
+    cases = {WITHOUT: Case(functools.partial(fit, None), settings.count)}
+    ratios = []
+    for name in (*ADDS, *BARE):
+        cases[name] = Case(functools.partial(fit, name), settings.count)
+        ratios.append(Ratio(name, (WITHOUT,)))
+    for name in BARE:
+        bare = f"{name} in a bare step"
+        cases[bare] = Case(functools.partial(loop, name), settings.count, ("tensorflow",))
+        ratios.append(Ratio(name, (bare,)))
+    return Timed(cases, tuple(ratios), WITHOUT)

@@ -1,18 +1,8 @@
-"""The losses' plain formulas in PyTorch on the CPU, for `benchmark.py --losses --torch`.
-
-A loss and its gradient by the student's features alone, on tensors of the size of the ResNet's
-last maps, stages and pooled vector, beside ours in a `tf.function`.
-"""
+"""The losses' plain formulas in PyTorch, for `benchmark.py --torch`: the teacher's tensor first."""
 
 import numpy as np
 import torch
-from benchmark_schemes import Variant
 from torch.nn import functional
-
-import keras_distill as kd
-
-CHANNELS, SIDES = (16, 16, 32, 64), (32, 32, 16, 8)  # stem and stages of a CIFAR ResNet
-REPEATS = 5
 
 
 def hint(t, s):
@@ -94,55 +84,22 @@ def correlation(t, s):
 
 
 FORMULAS = {
-    "Hint": (hint, "map"),
-    "AttentionTransfer": (attention, "map"),
-    "ActivationBoundary": (boundary, "map"),
-    "FlowOfSolution": (flow, "maps"),
-    "NeuronSelectivity": (selectivity, "map"),
-    "SimilarityPreserving": (similarity, "map"),
-    "ProbabilisticTransfer": (probabilistic, "vector"),
-    "RelationalDistance": (distance, "vector"),
-    "RelationalAngle": (angle, "vector"),
-    "CorrelationCongruence": (correlation, "vector"),
+    "Hint": hint,
+    "AttentionTransfer": attention,
+    "ActivationBoundary": boundary,
+    "FlowOfSolution": flow,
+    "NeuronSelectivity": selectivity,
+    "SimilarityPreserving": similarity,
+    "ProbabilisticTransfer": probabilistic,
+    "RelationalDistance": distance,
+    "RelationalAngle": angle,
+    "CorrelationCongruence": correlation,
 }
 
 
-def features(kind, count):
-    """The teacher's and the student's, channels last."""
-    rng = np.random.default_rng(0)
-    if kind == "vector":
-        shapes = [(count, CHANNELS[-1])]
-    else:
-        shapes = [(count, side, side, width) for side, width in zip(SIDES, CHANNELS)]
-        shapes = shapes if kind == "maps" else shapes[-2:-1]
-    both = [[rng.normal(size=s).astype("float32") for s in shapes] for _ in range(2)]
-    return both if kind == "maps" else [own[0] for own in both]
-
-
-def ours(name, pair):
-    """A function that computes value and gradient with `keras_distill`."""
-    import tensorflow as tf
-
-    loss = getattr(kd.losses, name)()
-    teacher, student = tf.nest.map_structure(tf.constant, pair)
-
-    @tf.function
-    def step():
-        with tf.GradientTape() as tape:
-            tape.watch(student)
-            value = loss(teacher, student)
-        return value, tape.gradient(value, student)
-
-    def run():
-        for _ in range(REPEATS):
-            value, _ = step()
-        return float(value)
-
-    return run
-
-
-def theirs(formula, pair):
-    """The same with the formula in PyTorch, channels first."""
+def theirs(name, pair, repeats):
+    """A function that computes value and gradient so many times, channels first."""
+    formula = FORMULAS[name]
 
     def tensors(own):
         if isinstance(own, list):
@@ -155,24 +112,9 @@ def theirs(formula, pair):
         leaf.requires_grad_()
 
     def run():
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             value = formula(teacher, student)
             torch.autograd.grad(value, leaves)
         return float(value.detach())
 
     return run
-
-
-def variants(arguments):
-    """Ours and the plain formula of each loss; raises where their values differ."""
-    found = {}
-    for name, (formula, kind) in FORMULAS.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        pair = features(kind, arguments.batch_size)
-        runs = ours(name, pair), theirs(formula, pair)
-        values = [run() for run in runs]
-        np.testing.assert_allclose(*values, rtol=2e-3, err_msg=name)
-        found[f"{name}, PyTorch"] = Variant(runs[1], 1)
-        found[f"{name}, loss alone"] = Variant(runs[0], 1, f"{name}, PyTorch")
-    return found

@@ -1,13 +1,23 @@
-"""The same distillation as a plain PyTorch loop on the CPU, for `benchmark.py --torch`.
+"""The peers in PyTorch: plain loops of KD, DML and DLB, written for this benchmark.
 
-The nets are those of `keras_distill.backbones.resnet` written with `torch.nn`: a frozen teacher in
-evaluation mode without gradients, the student's cross-entropy and the softened KL divergence,
-SGD. In the default memory format and in channels-last.
+The nets are those of `keras_distill.backbones.resnet` written with `torch.nn`, in the default
+memory format and in channels-last, on a GPU where PyTorch sees one. Under a policy of mixed
+bfloat16 the forwards run under autocast.
+
+- KD: a frozen teacher in evaluation mode without gradients, cross-entropy 0.1, KL 0.9 at T = 4.
+- DML: two students, one forward of each a step, cross-entropy and KL to the other's constant
+  probabilities, an SGD for each.
+- DLB: half of a batch is the half before it; its KL at T = 3 to the logits of the step before.
 """
+
+import contextlib
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+RATE = 0.01
+FORMATS = {"": torch.contiguous_format, ", channels-last": torch.channels_last}
 
 
 class Block(nn.Module):
@@ -48,35 +58,117 @@ def resnet(depth, classes=10):
     )
 
 
-def epoch(teacher, student, optimizer, batches, temperature=4.0):
-    student.train()
-    for images, labels in batches:
-        with torch.no_grad():
-            target = functional.softmax(teacher(images) / temperature, 1)
-        logits = student(images)
-        soft = functional.log_softmax(logits / temperature, 1)
-        distillation = functional.kl_div(soft, target, reduction="batchmean") * temperature**2
-        loss = 0.1 * functional.cross_entropy(logits, labels) + 0.9 * distillation
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return loss.item()
+class Peer:
+    """What the loops share: device, memory format, data.
 
+    Args:
+        settings: The `Settings` of the benchmark.
+        images: `(samples, height, width, 3)`, float32.
+        labels: Class ids.
+        memory_format: A key of `FORMATS`.
+    """
 
-def variants(arguments, images, labels):
-    """Runs of one epoch by name, on the arrays of `benchmark.py`."""
-    runs = {}
-    formats = {"": torch.contiguous_format, ", channels-last": torch.channels_last}
-    for name, memory_format in formats.items():
-        teacher = resnet(arguments.teacher_depth).eval().to(memory_format=memory_format)
-        student = resnet(arguments.student_depth).to(memory_format=memory_format)
+    def __init__(self, settings, images, labels, memory_format):
+        self.settings = settings
+        self.format = FORMATS[memory_format]
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        x = x.contiguous(memory_format=memory_format)
-        y = torch.from_numpy(labels).long()
-        size = arguments.batch_size
-        batches = list(zip(x.split(size), y.split(size)))
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
-        runs[f"PyTorch loop{name}"] = lambda t=teacher, s=student, o=optimizer, b=batches: epoch(
-            t, s, o, b
-        )
-    return runs
+        self.x = self.placed(x)
+        self.y = torch.from_numpy(labels).long().to(self.device)
+
+    def placed(self, x):
+        return x.to(self.device).contiguous(memory_format=self.format)
+
+    def network(self, depth):
+        return resnet(depth).to(self.device, memory_format=self.format)
+
+    def optimizer(self, network):
+        return torch.optim.SGD(network.parameters(), lr=RATE)
+
+    def lowered(self):
+        """The precision of the forwards."""
+        if self.settings.dtype != "mixed_bfloat16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, torch.bfloat16)
+
+    def batches(self):
+        size = self.settings.batch_size
+        return list(zip(self.x.split(size), self.y.split(size)))
+
+
+def divergence(target, logits, temperature):
+    """KL of softened logits, times the squared temperature, the mean over the batch."""
+    target = functional.softmax(target.float() / temperature, 1)
+    own = functional.log_softmax(logits.float() / temperature, 1)
+    return functional.kl_div(own, target, reduction="batchmean") * temperature**2
+
+
+def update(optimizer, loss):
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def kd(settings, images, labels, memory_format):
+    """A function that distils for an epoch; its last line waits for the device."""
+    peer = Peer(settings, images, labels, memory_format)
+    teacher = peer.network(settings.teacher_depth).eval()
+    student = peer.network(settings.student_depth).train()
+    optimizer, batches = peer.optimizer(student), peer.batches()
+
+    def run():
+        for x, y in batches:
+            with peer.lowered():
+                with torch.no_grad():
+                    target = teacher(x)
+                logits = student(x)
+            loss = 0.1 * functional.cross_entropy(logits.float(), y)
+            loss = loss + 0.9 * divergence(target, logits, 4.0)
+            update(optimizer, loss)
+        return loss.item()
+
+    return run
+
+
+def dml(settings, images, labels, memory_format):
+    """A function that trains two students together for an epoch."""
+    peer = Peer(settings, images, labels, memory_format)
+    students = [peer.network(settings.student_depth).train() for _ in range(2)]
+    optimizers, batches = [peer.optimizer(student) for student in students], peer.batches()
+
+    def run():
+        for x, y in batches:
+            with peer.lowered():
+                both = [student(x) for student in students]
+            for i, optimizer in enumerate(optimizers):
+                loss = functional.cross_entropy(both[i].float(), y)
+                update(optimizer, loss + divergence(both[1 - i].detach(), both[i], 1.0))
+        return loss.item()
+
+    return run
+
+
+def dlb(settings, images, labels, memory_format):
+    """A function that trains for an epoch of shuffled halves, each forwarded twice but the last."""
+    peer = Peer(settings, images, labels, memory_format)
+    student = peer.network(settings.student_depth).train()
+    optimizer, half = peer.optimizer(student), settings.batch_size // 2
+
+    def run():
+        kept = None
+        for order in torch.randperm(len(peer.x), device=peer.device).split(half):
+            new = peer.placed(peer.x[order]), peer.y[order]
+            if kept is None:
+                x, y = new
+            else:
+                x, y = (torch.cat([last, now]) for last, now in zip(kept[:2], new))
+            with peer.lowered():
+                logits = student(peer.placed(x))
+            loss = functional.cross_entropy(logits.float(), y)
+            if kept is not None:
+                loss = loss + divergence(kept[2], logits[:half], 3.0)
+            update(optimizer, loss)
+            kept = *new, logits[-half:].detach()
+        return loss.item()
+
+    return run
