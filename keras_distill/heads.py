@@ -8,6 +8,7 @@ import typing
 import keras
 
 from keras_distill import _graph
+from keras_distill import _quantization
 
 _LINEAR_MAPS = (
     keras.layers.Dense,
@@ -27,6 +28,8 @@ _IDENTITIES = (
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
+    # Not an identity, but what it rounds are logits still.
+    _quantization.FakeQuantize,
 )
 # Layers and `keras.ops` that move values, here only where the last axis stays whole.
 _RESHAPES = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
@@ -132,6 +135,9 @@ def _head_of_call(call):
         return Head("softmax", "input", call) if _is_last(inner.axis, call) else UNKNOWN
     if _is_op(inner, ("Sigmoid",)):
         return Head("sigmoid", "input", call)
+    if type(inner) is _quantization.Int8Weights:
+        linear = inner.fused_activation is keras.activations.linear and _channels_last(inner.layer)
+        return Head("linear", "output", call) if linear else UNKNOWN
     if type(inner) in _LINEAR_MAPS and _channels_last(inner):
         kind = activation_kind(inner.activation)
         if kind == "linear":

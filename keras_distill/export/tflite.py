@@ -8,6 +8,8 @@ import warnings
 
 from keras_distill import _checks
 from keras_distill import _files
+from keras_distill import _memory
+from keras_distill import _quantization
 from keras_distill import _terminal
 from keras_distill.export import _network
 from keras_distill.export import _output
@@ -40,7 +42,8 @@ def tflite(
     Args:
         model: A built `keras.Model`, a wrapper of this library (its `inference_model` is
             taken), the path of a `.keras` file, or the folder of a SavedModel (its
-            `serving_default` signature is taken).
+            `serving_default` signature is taken). A network from `quantization_aware` is
+            written with the ranges that it was trained with, and with `"int8"` alone.
         path: The file to write, ending in `.tflite`; missing parents are made.
         quantize: None keeps float32. `"float16"` stores weights in float16 and computes in
             float32. `"dynamic"` stores large weights in int8 and quantises activations while
@@ -48,7 +51,7 @@ def tflite(
         representative_data: What `"int8"` measures the ranges of activations on: an array
             (or the structure of arrays that the model takes), or an iterable of batches of `x`
             or `(x, y)`, such as a `tf.data.Dataset`. Labels are dropped. Use training images.
-            The other modes do not read it.
+            The other modes do not read it, and a network from `quantization_aware` needs none.
         io: `"float32"`, or `"int8"` to make the inputs and outputs of an int8 file int8 too.
         batch_size: The batch that the file is fixed to, 1 on phones; None leaves it open.
         representative_samples: At most so many samples are measured: evenly spaced ones of an
@@ -82,15 +85,6 @@ def tflite(
         raise ValueError(
             _checks.message('`quantize="int8"` with `io="int8"`', "quantize", quantize)
         )
-    if quantize == "int8" and representative_data is None:
-        raise ValueError(
-            _checks.message(
-                '`representative_data` with `quantize="int8"`',
-                "representative_data",
-                None,
-                "Pass some training images: the ranges of activations are measured on them.",
-            )
-        )
     if batch_size is not None:
         _checks.positive_integer("batch_size", batch_size)
     _checks.positive_integer("representative_samples", representative_samples)
@@ -100,7 +94,12 @@ def tflite(
     else:
         source = _ModelSource(_network.inference_model(model))
     settings = _converter_settings(quantize, io)
-    if quantize == "int8":
+    if source.has_ranges:
+        _require_int8(quantize)
+        # The converter takes ranges in the graph for int8 only beside its other kernels.
+        settings["target_spec"] = _converter_settings(None, io)["target_spec"]
+    elif quantize == "int8":
+        _require_data(representative_data)
         samples = _samples.take(
             source.inputs, representative_data, "representative_data", representative_samples
         )
@@ -114,10 +113,36 @@ def tflite(
                 warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
                 source.convert(pathlib.Path(written), batch_size, settings)
         except Exception as error:
+            if _files.lacks_room(error) or _memory.is_out_of_memory(error):
+                raise
             raise ValueError(_reason(error, quantize)) from None
         if quantize == "int8" and not float_fallback:
             _require_integers_only(written)
     return path
+
+
+def _require_int8(quantize):
+    if quantize != "int8":
+        raise ValueError(
+            _checks.message(
+                '`quantize="int8"` for a network that was trained in simulated int8',
+                "quantize",
+                quantize,
+                "Pass the float network that it was made from.",
+            )
+        )
+
+
+def _require_data(representative_data):
+    if representative_data is None:
+        raise ValueError(
+            _checks.message(
+                '`representative_data` with `quantize="int8"`',
+                "representative_data",
+                None,
+                "Pass some training images: the ranges of activations are measured on them.",
+            )
+        )
 
 
 def _converter_settings(quantize, io):
@@ -161,9 +186,13 @@ class _ModelSource:
     def __init__(self, network):
         self._network = network
         self.inputs = _network.inputs_of(network)
+        self.has_ranges = bool(_quantization.ranges_of(network))
 
     def convert(self, path, batch_size, settings):
-        with _network.float32_computation(self._network):
+        with (
+            _network.float32_computation(self._network),
+            _quantization.for_the_converter(self._network),
+        ):
             self._network.export(
                 str(path),
                 format="litert",
@@ -175,6 +204,8 @@ class _ModelSource:
 
 class _SavedModelSource:
     """A SavedModel folder, converted by TensorFlow: Keras's route starts from a model only."""
+
+    has_ranges = False
 
     def __init__(self, folder):
         import tensorflow as tf
