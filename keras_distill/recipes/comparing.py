@@ -79,9 +79,10 @@ def compare_recipes(
                 f"{record['epochs']} epochs, best {100 * record['best_accuracy']:.2f} %, "
                 f"{record['seconds']:.0f} s"
             )
-    results = _results(records, seeds, options, data, run)
+    results, shown = _results(records, seeds, options, data, run)
     table = comparison_table(results)
-    path, missing = run_results.finish(run, results)
+    run_results.write_pictures(run, None, None, data.test, None)
+    path, missing = run_results.finish(run, results, shown)
     with written_beside(run.path / "comparison.md") as temporary:
         text = "\n\n".join([f"# {results['title']}", table.title, table.markdown()])
         text = "\n\n".join([text, *results["remarks"]]) + "\n"
@@ -126,8 +127,9 @@ def _checked_seeds(seeds):
 
 
 def _results(records, seeds, options, data, run):
+    """What `results.json` holds, and the network of the first seed of each recipe."""
     first = next(iter(records))
-    compared, models = [], []
+    compared, models, shown = [], [], {}
     for name, mine in records.items():
         entry = {"name": name, "records": mine}
         for key, gain in (("accuracy", "gain"), ("best_accuracy", "best_gain")):
@@ -141,7 +143,8 @@ def _results(records, seeds, options, data, run):
         compared.append(entry)
         path = training.model_path(run, f"{name}_seed{seeds[0]}")
         scores = [{"agreement": None, **record} for record in mine]
-        models.append(run_results.entry(name, networks.load(path), path, scores))
+        shown[name] = networks.load(path)
+        models.append(run_results.entry(name, shown[name], path, scores))
     results = {
         "title": f"{' and '.join(records)} on {data.train.name}"
         if len(records) < 3
@@ -155,7 +158,7 @@ def _results(records, seeds, options, data, run):
     }
     if len(records) == 2:
         results["gain"] = {"baseline": first, "model": list(records)[1]}
-    return results
+    return results, shown
 
 
 def remarks(records, options):

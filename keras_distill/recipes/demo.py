@@ -80,7 +80,8 @@ def demo(out="runs/demo", seeds=5, epochs=40, seed=0, restart=False, say=print):
         teacher, alone, distilled = _train_all(run, digits.train, settings, progress)
     say("Measuring, and exporting the distilled student of the first seed.")
     results, strays = _measure(run, digits, settings, teacher, alone, distilled)
-    path, missing = run_results.finish(run, results)
+    shown = {TEACHER: teacher, ALONE: alone[0], DISTILLED: distilled[0]}
+    path, missing = run_results.finish(run, results, shown)
     run_results.show(results, say)
     say(f"Report: {path}" if path else f"No report: {missing}")
     return results, strays
@@ -161,11 +162,13 @@ def _measure(run, digits, settings, teacher, alone, distilled):
             training.model_path(run, "teacher"),
             scores([teacher], None),
             teacher_ms,
+            "teacher",
         )
     ]
-    for name, students in ((ALONE, alone), (DISTILLED, distilled)):
+    for name, students, role in ((ALONE, alone, "alone"), (DISTILLED, distilled, "distilled")):
         path = training.model_path(run, files[name])
-        models.append(run_results.entry(name, student, path, scores(students), student_ms))
+        found = scores(students)
+        models.append(run_results.entry(name, student, path, found, student_ms, role))
     run_results.write_pictures(run, teacher, student, test, TEMPERATURE)
     results = {
         "title": "Knowledge distillation on handwritten digits",

@@ -170,7 +170,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
 
     said = evaluation.probabilities(teacher, test.images)
     teacher_scores = [evaluation.scores(said, test.labels)]
-    models = [run_results.entry("teacher", teacher, teacher_path, teacher_scores)]
+    models = [run_results.entry("teacher", teacher, teacher_path, teacher_scores, role="teacher")]
     for name, student in trained.items():
         file = "student_alone" if name == "student alone" else "student"
         found = evaluation.probabilities(student, test.images)
@@ -180,6 +180,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
                 student,
                 training.model_path(run, file),
                 [evaluation.scores(found, test.labels, said)],
+                role="alone" if name == "student alone" else "distilled",
             )
         )
     temperature = getattr(wiring.loss(), "temperature", None)
@@ -192,7 +193,7 @@ def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
     }
     if settings.baseline:
         results["gain"] = {"baseline": "student alone", "model": "student distilled"}
-    path, missing = run_results.finish(run, results)
+    path, missing = run_results.finish(run, results, {"teacher": teacher, **trained})
     run_results.show(results, say)
     say(f"Student: {training.model_path(run, 'student')}")
     say(f"Report: {path}" if path else f"No report: {missing}")

@@ -6,18 +6,14 @@ import tempfile
 import keras
 import numpy as np
 
-from keras_distill import _checks
 from keras_distill import data
 from keras_distill import export
 from keras_distill import metrics
 from keras_distill import reporting
 from keras_distill.export import _runner
-from keras_distill.heads import head_of
-from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.recipes import networks
 from keras_distill.reporting import tables
-
-BATCH = 256
+from keras_distill.reporting.networks import probabilities
 
 
 def open_model(path):
@@ -36,79 +32,6 @@ def asked_size(model):
         shapes = list(model.input_shapes.values())
         shape = shapes[0][1:] if len(shapes) == 1 and len(shapes[0]) == 4 else None
     return None if shape is None or None in shape[:2] else tuple(shape[:2])
-
-
-def probabilities(model, images, temperature=1.0):
-    """The classes' probabilities, shape (samples, classes), float64.
-
-    Args:
-        model: A `keras.Model`, or what `open_model` gives for an exported file.
-        images: Array (samples, height, width, channels); uint8 is scaled to 0..1.
-        temperature: Divides the logits; of an `EnsembleTeacher`, the members'.
-
-    Returns:
-        Probabilities, of one unit those of both classes. Whether the outputs are logits is
-        told by the graph; of files and of models without a graph, by the values.
-    """
-    images = np.asarray(images)
-    scale = 255.0 if images.dtype == np.uint8 else 1.0
-    parts = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH].astype("float32") / scale
-        parts.append(np.asarray(_outputs(model, batch, temperature), "float64"))
-    outputs = np.concatenate(parts)
-    if outputs.ndim != 2:
-        raise ValueError(
-            _checks.message("a network with outputs (samples, classes)", "shape", outputs.shape)
-        )
-    if _returns_logits(model, outputs):
-        outputs = outputs / temperature
-        if outputs.shape[-1] == 1:
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=-1)
-        outputs = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-    else:
-        if outputs.shape[-1] == 1:
-            outputs = np.concatenate([1.0 - outputs, outputs], axis=-1)
-        outputs = np.clip(outputs, 0.0, 1.0) ** (1.0 / temperature)
-    return outputs / outputs.sum(axis=-1, keepdims=True)
-
-
-def _outputs(model, batch, temperature):
-    if isinstance(model, EnsembleTeacher):
-        outputs = model.soft_outputs(keras.ops.convert_to_tensor(batch), temperature)
-    elif isinstance(model, keras.Model):
-        outputs = model(batch, training=False)
-    else:
-        names = list(model.input_shapes)
-        if len(names) != 1:
-            raise ValueError(_checks.message("a file with one input", "inputs", names))
-        _check_image_shape(model, batch)
-        outputs = list(model.run({names[0]: batch}).values())
-    outputs = keras.tree.flatten(outputs)
-    if len(outputs) != 1:
-        raise ValueError(_checks.message("a network with one output", "outputs", len(outputs)))
-    return keras.ops.convert_to_numpy(outputs[0])
-
-
-def _check_image_shape(runner, batch):
-    (shape,) = runner.input_shapes.values()
-    if len(shape) != 4 or any(a not in (None, b) for a, b in zip(shape[1:], batch.shape[1:])):
-        raise ValueError(
-            f"Expected images of shape {tuple(shape[1:])} for the file. Received: images of shape "
-            f"{batch.shape[1:]}. Resize them with --image-size."
-        )
-
-
-def _returns_logits(model, outputs):
-    if isinstance(model, EnsembleTeacher):
-        return True
-    head = head_of(model) if isinstance(model, keras.Model) else "unknown"
-    head = keras.tree.flatten(head)[0]
-    if head != "unknown":
-        return head == "linear"
-    inside = outputs.min() >= 0 and outputs.max() <= 1 + 1e-3
-    sums = outputs.shape[-1] == 1 or np.allclose(outputs.sum(axis=-1), 1.0, atol=0.05)
-    return not (inside and sums)
 
 
 def scores(found, labels, teacher=None):

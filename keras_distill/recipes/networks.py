@@ -9,9 +9,10 @@ import keras
 from keras_distill import _checks
 from keras_distill import backbones
 from keras_distill._files import written_beside
+from keras_distill.export._network import first_line
 from keras_distill.heads import head_of
-from keras_distill.models.base import DistillationModel
 from keras_distill.models.ensemble import EnsembleTeacher
+from keras_distill.reporting.networks import open_network
 
 # A name is a family with its numbers; the examples are what an error and `--help` list.
 FAMILIES = {
@@ -90,16 +91,12 @@ def load(path):
             + " `keras-distill train` writes such files; so does `model.save('x.keras')`."
         )
     try:
-        model = keras.models.load_model(path, compile=False)
+        return open_network(path)
     except Exception as error:  # a damaged archive, a missing class, another Keras
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"Expected a `.keras` file that this Keras can load. Received: {str(path)!r} "
-            f"({reason[:200]})"
+            f"({first_line(error)})"
         ) from error
-    if isinstance(model, DistillationModel) and not isinstance(model, EnsembleTeacher):
-        return model.inference_model
-    return model
 
 
 def get(name, input_shape, classes, seed=None):

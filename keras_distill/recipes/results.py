@@ -1,5 +1,6 @@
 """From trained networks to the results, pictures and report of a run."""
 
+import pathlib
 import shutil
 import sys
 
@@ -11,7 +12,7 @@ from keras_distill.recipes import evaluation
 PICTURES = 2000
 
 
-def entry(name, network, path, scores, latency_ms=None):
+def entry(name, network, path, scores, latency_ms=None, role=None):
     """One of `models` in `results.json`.
 
     Args:
@@ -20,10 +21,13 @@ def entry(name, network, path, scores, latency_ms=None):
         path: Its `.keras` file.
         scores: What `evaluation.scores` gave, one a seed.
         latency_ms: Milliseconds of one image, or None.
+        role: "teacher", "alone", "distilled" or None, as in `kd.reporting.report`.
     """
     agreements = [score["agreement"] for score in scores]
     return {
         "name": name,
+        "role": role,
+        "file": str(path),
         "accuracy": [score["accuracy"] for score in scores],
         "agreement": None if None in agreements else agreements,
         "calibration_error": [score["calibration_error"] for score in scores],
@@ -48,37 +52,44 @@ def write_pictures(run, teacher, student, test, temperature):
 
     Args:
         run: The `RunFolder`.
-        teacher: The teacher.
-        student: The student.
+        teacher: The teacher, or None.
+        student: The student, or None.
         test: The test `ImageData`; its first 2,000 images are drawn from.
         temperature: Of the soft targets, or None for probabilities alone.
     """
     images, labels = test.images[:PICTURES], test.labels[:PICTURES]
-    arrays = {
-        "images": images,
-        "labels": labels,
-        "teacher_probabilities": evaluation.probabilities(teacher, images).astype("float32"),
-        "student_probabilities": evaluation.probabilities(student, images).astype("float32"),
-    }
-    if temperature is not None:
+    arrays = {"images": images, "labels": labels}
+    for name, network in (("teacher", teacher), ("student", student)):
+        if network is not None:
+            said = evaluation.probabilities(network, images)
+            arrays[f"{name}_probabilities"] = said.astype("float32")
+    if teacher is not None and temperature is not None:
         soft = evaluation.probabilities(teacher, images, temperature)
         arrays |= {"soft_targets": soft.astype("float32"), "temperature": temperature}
     run.write_pictures(**arrays)
 
 
-def finish(run, results):
+def finish(run, results, networks=None):
     """Writes `results.json` and, where matplotlib is installed, `report.html`.
 
     Args:
         run: The `RunFolder`.
-        results: As `kd.reporting.report` describes.
+        results: As `kd.reporting.report` describes; files are made relative to the run's folder.
+        networks: A dict of model name -> network of those at hand.
 
     Returns:
         `(path of the report or None, why it is missing or "")`.
     """
+    folder = run.path.resolve()
+    for model in results["models"]:
+        if not model.get("file"):
+            continue
+        path = pathlib.Path(model["file"]).resolve()
+        inside = path.is_relative_to(folder)
+        model["file"] = (path.relative_to(folder) if inside else path).as_posix()
     run.write_results(results)
     try:
-        return reporting.report(run), ""
+        return reporting.report(run, networks=networks), ""
     except ImportError as error:
         return None, str(error)
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import struct
 from html.parser import HTMLParser
@@ -20,11 +21,14 @@ EVIL = "<script>alert('x')</script> & $\\frac"
 NAMES = ["zero", EVIL, "_two", "deux \u4e8c"]
 FIGURES = [
     "accuracies",
-    "training_curves",
-    "dark_knowledge",
-    "disagreements",
-    "reliability",
     "accuracy_by_size",
+    "accuracy_by_latency",
+    "training_curves",
+    "reliability",
+    "agreement",
+    "dark_knowledge",
+    "confusions",
+    "disagreements",
 ]
 
 
@@ -68,7 +72,7 @@ def make_results(**entries):
 
 def make_run(path, pictures=True, metrics=True, **entries):
     run = RunFolder(path)
-    run.start({"dataset": EVIL, "epochs": 3})
+    run.start({"note": EVIL, "epochs": 3})
     run.write_results(make_results(**entries))
     if pictures:
         run.write_pictures(**make_pictures())
@@ -98,7 +102,7 @@ def text(reported):
 class Page(HTMLParser):
     """Collects tags, their attributes and the text; checks that tags are closed."""
 
-    VOID = ("meta", "img")
+    VOID = ("meta", "img", "source")
 
     def __init__(self, text):
         super().__init__()
@@ -127,27 +131,75 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("L"), "float64")
 
 
+def decoded(uri):
+    return base64.b64decode(uri.removeprefix("data:image/png;base64,"), validate=True)
+
+
 def test_report_is_one_page_with_every_figure(reported, text):
     page = Page(text)
-    sources = [image["src"] for image in page.named("img")]
-    assert len(sources) == 6
-    for source in sources:
-        png = base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True)
-        assert pixels(png).std() > 0
-    files = sorted(file.name for file in (reported / "figures").iterdir())
-    assert files == sorted(f"{name}.png" for name in FIGURES)
+    figures = reported / "figures"
+    assert [figure["id"] for figure in page.named("figure")] == FIGURES
+    light = [decoded(image["src"]) for image in page.named("img")]
+    dark = [decoded(source["srcset"]) for source in page.named("source")]
+    assert light == [(figures / f"{name}.png").read_bytes() for name in FIGURES]
+    assert dark == [(figures / f"{name}-dark.png").read_bytes() for name in FIGURES]
+    endings = (".json", ".png", "-dark.png")
+    written = {file.name for file in figures.iterdir()}
+    assert written == {f"{name}{ending}" for name in FIGURES for ending in endings}
     assert all(image["alt"] for image in page.named("img"))
+    assert {source["media"] for source in page.named("source")} == {"(prefers-color-scheme: dark)"}
 
 
-def test_every_figure_has_ink_inside_and_is_readable_in_size(reported):
+def test_headings_are_in_order_and_what_is_missing_is_said(text):
+    page = Page(text)
+    levels = [int(tag[1]) for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
+    assert levels[:3] == [1, 2, 3] and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:]))
+    shown = "".join(page.text)
+    for title in ("What channels respond to", "Similarity of layers"):
+        assert f"{title}: it needs 1 or more of the models" in shown
+    assert "Accuracy against computation: no model of the run has exits" in shown
+
+
+def test_every_figure_has_ink_on_paper_in_light_and_dark(reported):
     for name in FIGURES:
-        png = (reported / "figures" / f"{name}.png").read_bytes()
-        width, height = struct.unpack(">II", png[16:24])
-        assert 300 < width < 2000 and 150 < height < 2500, name
-        image = pixels(png)
-        assert image.std() > 0, name
-        middle = image[height // 8 : -height // 8, width // 8 : -width // 8]
-        assert middle.std() > 2, name
+        for ending, paper in ((".png", 255), ("-dark.png", 16)):
+            png = (reported / "figures" / f"{name}{ending}").read_bytes()
+            width, height = struct.unpack(">II", png[16:24])
+            assert 300 < width < 2000 and 100 < height < 2500, name
+            image = pixels(png)
+            assert abs(image[0, 0] - paper) < 2, name
+            middle = image[height // 8 : -height // 8, width // 8 : -width // 8]
+            assert middle.std() > 2, name
+
+
+def test_the_numbers_of_each_figure_stand_beside_it(reported):
+    def of(name):
+        return json.loads((reported / "figures" / f"{name}.json").read_text(encoding="utf-8"))
+
+    pictures = make_pictures()
+    assert [model["name"] for model in of("accuracies")["models"]][2] == "distilled"
+    soft = of("dark_knowledge")
+    assert soft["temperature"] == 4
+    zero = pictures["soft_targets"][pictures["labels"] == 0].mean(axis=0)
+    np.testing.assert_allclose(soft["classes"][0]["shares"], zero)
+    teacher, student = (pictures[f"{name}_probabilities"] for name in ("teacher", "student"))
+    alike = float(np.mean(teacher.argmax(-1) == student.argmax(-1)))
+    assert of("agreement")["shares"] == [[1.0, alike], [alike, 1.0]]
+    assert of("disagreements")["count"] == round(40 * (1 - alike))
+    colours = {model["name"]: model["colour"] for model in of("reliability")["models"]}
+    assert colours == {f"teacher {EVIL}": "#0072B2", "distilled": "#009E73"}
+
+
+def test_a_picture_that_is_no_longer_there_is_removed(tmp_path):
+    run = make_run(tmp_path, metrics=False)
+    report(run)
+    (tmp_path / "pictures.npz").unlink()
+    text = report(run).read_text(encoding="utf-8")
+    kept = {"accuracies", "accuracy_by_size", "accuracy_by_latency"}
+    assert {path.name.partition(".")[0] for path in tmp_path.glob("figures/*.json")} == kept
+    assert "Calibration: the folder holds no test images, and its settings name no data" in text
+    assert "Training curves by term: metrics.jsonl logs no epoch." in text
 
 
 def test_nothing_comes_from_the_network_and_no_script_runs(text):
@@ -155,9 +207,9 @@ def test_nothing_comes_from_the_network_and_no_script_runs(text):
     assert not page.named("script") and not page.named("link") and not page.named("iframe")
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href"):
+        for name in ("src", "srcset", "href"):
             assert attributes.get(name, "data:").startswith("data:")
-    without_images = re.sub(r'src="data:[^"]*"', "", text)
+    without_images = re.sub(r'src(set)?="data:[^"]*"', "", text)
     assert "http" not in without_images and "@import" not in without_images
     assert "url(" not in without_images
 
@@ -270,10 +322,10 @@ def test_disagreements_shows_those_that_differ_most():
     figure = plots.disagreements(
         np.zeros((3, 2, 2, 1)), np.array([0, -1, 1]), teacher, student, "ab"
     )
-    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    titles = [text.get_text() for text in figure.axes[0].texts]
     assert titles == [
-        "true: a\nteacher: a (90 %)\nstudent: b (90 %)",
-        "true: unknown\nteacher: a (60 %)\nstudent: b (55 %)",
+        "true: a\nteacher: a, 90 %\nstudent: b, 90 %",
+        "true: unknown\nteacher: a, 60 %\nstudent: b, 55 %",
     ]
 
 
