@@ -3,6 +3,7 @@
 Each has a test in `tests/test_keras_internals.py` that tells when Keras changes it.
 """
 
+import io
 import re
 
 import keras
@@ -13,6 +14,7 @@ from keras.src.losses.loss import reduce_weighted_values
 from keras.src.losses.loss import scale_loss_for_distribution
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
+from keras.src.saving import saving_lib
 from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
@@ -33,6 +35,7 @@ __all__ = [
     "unlocked",
     "unpack_x_y_sample_weight",
     "unscale_loss_for_distribution",
+    "weights_in_memory",
 ]
 
 
@@ -200,3 +203,16 @@ def arguments_of(config, custom_objects=None):
     """The arguments of a constructor from a config whose values are `serialized`."""
     with keras.saving.custom_object_scope(custom_objects or {}):
         return {name: deserialized(value) for name, value in config.items()}
+
+
+def weights_in_memory(model):
+    """What `model.save_weights` writes to a `.weights.h5` file, as an `io.BytesIO`.
+
+    HDF5 does not survive a disk that is full: each of its open objects fails once more when it is
+    closed, and the process may crash. Python writes such bytes, and raises one `OSError`.
+    """
+    file = io.BytesIO()
+    store = saving_lib.H5IOStore(file, mode="w")
+    saving_lib._save_state(model, store, None, inner_path="", visited_saveables=set())
+    store.close()
+    return file

@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import signal
 import sys
+
+INTERRUPTED = 130
 
 
 def is_the_command():
@@ -34,7 +37,23 @@ def native_output_held_back():
 
 
 def import_keras_quietly():
-    """Imports Keras, and TensorFlow with it, without their start-up messages."""
+    """Imports Keras, and TensorFlow with it, without their start-up messages.
+
+    It takes seconds. Ctrl-C ends the process, as nothing is begun: an interrupt raised inside
+    of an import would be a traceback, or be taken by the module for a package that is missing.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with native_output_held_back():
+    with _ended_by_interrupt(), native_output_held_back():
         import keras  # noqa: F401
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt():
+    def end(number, frame):
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

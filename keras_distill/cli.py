@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from keras_distill import cli_errors
 from keras_distill._version import __version__
 from keras_distill.cli_options import Augment
 from keras_distill.cli_options import DataDir
@@ -34,12 +35,6 @@ from keras_distill.cli_options import maybe
 
 # What TensorFlow's C++ tells a user who debugs TensorFlow. Set before anything runs on it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-USAGE_ERROR = 2
-STRAYED = 1
-INTERRUPTED = 130
-MOST_CHARACTERS = 600
-OURS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -94,7 +89,7 @@ def demo(
     for sentence in strays:
         print(sentence, file=sys.stderr)
     if strays:
-        raise typer.Exit(STRAYED)
+        raise typer.Exit(cli_errors.STRAYED)
 
 
 @app.command()
@@ -364,36 +359,20 @@ def main(arguments=None):
 
     Returns:
         The exit status: 0, 1 for an exported file that strays from its network, 2 for what the
-        user can mend, said in one line.
+        user can mend, 130 after Ctrl-C, each said in one line.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        return app(arguments, prog_name="keras-distill", standalone_mode=False) or 0
+        status = app(arguments, prog_name="keras-distill", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
+        status = cli_errors.INTERRUPTED
     except Exception as error:
-        usage = hasattr(error, "format_message")
-        if debug and not usage or not (usage or isinstance(error, OURS)):
-            raise
-        print(_one_line(error), file=sys.stderr)
-        return STRAYED if type(error).__name__ == "ParityError" else USAGE_ERROR
-
-
-def _one_line(error):
-    if hasattr(error, "format_message"):
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "keras-distill"
-        message = " ".join(error.format_message().split())
-        return f"{command}: {message.rstrip('.?')}. See `{command} --help`."
-    message = " ".join(str(error).split()) or type(error).__name__
-    if len(message) > MOST_CHARACTERS:
-        message = message[: MOST_CHARACTERS - 3] + "..."
-    if not message.startswith("Expected"):
-        message += " (--debug shows where.)"
-    return f"keras-distill: {message}"
+        return cli_errors.told(error, debug)
+    if status == cli_errors.INTERRUPTED:  # typer itself turns Ctrl-C into it
+        return cli_errors.interrupted(arguments)
+    return status
 
 
 if __name__ == "__main__":

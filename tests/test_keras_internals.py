@@ -400,6 +400,15 @@ def test_seeds_of_layers_are_state_but_no_weights():
     assert len(seeds) == 1 and "seed" in seeds[0].path
 
 
+def test_weights_in_memory_are_a_weights_file(tmp_path):
+    model, other = nets.cnn(dropout=0.5), nets.cnn(dropout=0.5)
+    content = _keras.weights_in_memory(model).getvalue()
+    (tmp_path / "memory.weights.h5").write_bytes(content)
+    other.load_weights(tmp_path / "memory.weights.h5")
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # What Keras does today, and the wrappers do otherwise: remove the workaround once it changes.
 
 

@@ -1,5 +1,6 @@
 """`Backup`: what a killed training needs to go on as if nothing had happened."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill import _keras
 from keras_distill._files import written_beside
 
 SEEDS = "keras_distill_seeds"
@@ -45,12 +47,15 @@ class Backup(keras.callbacks.Callback):
         import h5py
 
         path = self.folder / f"epoch-{epoch + 1:05d}.weights.h5"
+        hidden = getattr(self.model, "without_frozen", contextlib.nullcontext)
+        with hidden():
+            content = _keras.weights_in_memory(self.model)
+        with h5py.File(content, "a") as file:
+            for i, state in enumerate(seed_states(self.model)):
+                value = keras.ops.convert_to_numpy(state.value)
+                file[f"{SEEDS}/{i}"] = np.asarray(value)
         with written_beside(path) as temporary:
-            self.model.save_weights(temporary, overwrite=True)
-            with h5py.File(temporary, "a") as file:
-                for i, state in enumerate(seed_states(self.model)):
-                    value = keras.ops.convert_to_numpy(state.value)
-                    file[f"{SEEDS}/{i}"] = np.asarray(value)
+            pathlib.Path(temporary).write_bytes(content.getbuffer())
         for old, _ in backups(self.folder):
             if old != path:
                 old.unlink(missing_ok=True)

@@ -17,15 +17,21 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     step left them: go on from a backup. Keras's `TerminateOnNaN` ends a training without an error
     and looks at the total alone.
 
+    With `steps_per_execution`, Keras shows the logs after so many steps, and the error names all
+    of these.
+
     Raises:
         NonFiniteLoss: At the end of that batch.
     """
 
     def on_train_begin(self, logs=None):
-        self._epoch = 0
+        self._epoch = self._first = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._first = batch
 
     def on_train_batch_end(self, batch, logs=None):
         values = {name: float(np.mean(value)) for name, value in (logs or {}).items()}
@@ -36,8 +42,12 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         received = ", ".join(
             f"{name}={v}" for name, v in named.items() if name != "loss" or len(named) == 1
         )
+        one = f"step {batch + 1}"
+        steps = (
+            one if batch == self._first else f"one of the steps {self._first + 1} to {batch + 1}"
+        )
         raise NonFiniteLoss(
-            f"Expected finite losses. Received: {received} in step {batch + 1} of epoch "
+            f"Expected finite losses. Received: {received} in {steps} of epoch "
             f"{self._epoch + 1}.{_advice(self.model, named)}"
         )
 

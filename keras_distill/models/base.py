@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_distill import _keras
+from keras_distill import _memory
 from keras_distill import distribution
 from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
@@ -346,12 +347,13 @@ class DistillationModel(FrozenNetworks):
             self._collects_terms = before
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`; checks what only the data can tell before any training."""
+        """As `keras.Model.fit`; checks first what only the data can tell, and advises on memory."""
         self.check_data(x, y)
         if kwargs.get("class_weight") and hasattr(x, "element_spec") and hasattr(x, "map"):
             x = label_rules.with_class_weight(x, kwargs.pop("class_weight"))
         self._set_step_counter()
-        return super().fit(x, y, *args, **kwargs)
+        with _memory.advised():
+            return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`: `loss` is what the inference model alone would give."""

@@ -15,11 +15,12 @@ from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.backup import restore
 from keras_distill.callbacks.metrics_logger import MetricsLogger
 from keras_distill.callbacks.non_finite import TerminateOnNonFinite
+from keras_distill.models.self_distiller import SelfDistiller
 from keras_distill.recipes import networks
+from keras_distill.reporting.source import EXITS
 
 MOST_STEPS_PER_EXECUTION = 32
 RUN_FILES = (
-    "settings.json",
     "metrics.jsonl",
     "results.json",
     "pictures.npz",
@@ -123,11 +124,13 @@ def begin(run, settings, restart=False):
     Returns:
         Whether there is a run to go on with.
     """
-    if restart and (run.path / "settings.json").exists():
+    known = run.path / "settings.json"
+    if restart and known.exists():
         for name in RUN_FILES:
             (run.path / name).unlink(missing_ok=True)
-        for name in RUN_FOLDERS:
-            shutil.rmtree(run.path / name, ignore_errors=True)
+        for folder in filter(pathlib.Path.exists, [run.path / name for name in RUN_FOLDERS]):
+            shutil.rmtree(folder)
+        known.unlink()  # the last: without it, models that a kill left would pass for this run's
     try:
         return run.start(settings)
     except ValueError as error:
@@ -137,6 +140,20 @@ def begin(run, settings, restart=False):
 def model_path(run, name):
     """Where a finished network of a run lies."""
     return pathlib.Path(run) / "models" / f"{name}.keras"
+
+
+def _backups(run, name):
+    """Where the backups of a training of a run lie until it is done."""
+    return run.path / "backups" / name
+
+
+def _finished(run, name):
+    """The network of a training that is done, read from its file; None of one that is not."""
+    path = model_path(run, name)
+    if not path.exists():
+        return None
+    shutil.rmtree(_backups(run, name), ignore_errors=True)  # a kill may have come before that
+    return networks.load(path)
 
 
 def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=0, ids=False):
@@ -158,9 +175,9 @@ def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=
     Returns:
         The trained network, read back from its file, not compiled.
     """
-    path = model_path(run, name)
-    if path.exists():
-        return networks.load(path)
+    finished = _finished(run, name)
+    if finished is not None:
+        return finished
     model, network = make()
 
     def batches(start_epoch):
@@ -195,13 +212,14 @@ def carry_out(run, name, plan, *, log=None, callbacks=(), verbose=0):
         plan: A `Plan`.
 
     Returns:
-        The trained network, read back from its file, not compiled.
+        The trained network, read back from its file, not compiled. A wrapper with exits is kept
+        beside it, in `models/NAME_exits.keras`, for the report's early-exit curve.
     """
-    path = model_path(run, name)
-    if path.exists():
-        return networks.load(path)
+    finished = _finished(run, name)
+    if finished is not None:
+        return finished
+    folder = _backups(run, name)
     plan.model.compile(**plan.compile, steps_per_execution=_divisor(plan.steps))
-    folder = run.path / "backups" / name
     start = restore(plan.model, folder)
     if start < plan.all_epochs:
         # The line of an epoch is written before its backup, and dropped if it is done again.
@@ -215,6 +233,9 @@ def carry_out(run, name, plan, *, log=None, callbacks=(), verbose=0):
             verbose=verbose,
             callbacks=[*callbacks, TerminateOnNonFinite(), logger, Backup(folder)],
         )
+    path = model_path(run, name)
+    if isinstance(plan.model, SelfDistiller):  # first, as the network's file says that all is done
+        networks.save(plan.model, path.with_name(f"{name}{EXITS}"))
     trained = networks.save(plan.network, path)
     shutil.rmtree(folder, ignore_errors=True)
     return trained
