@@ -28,7 +28,7 @@ if [ -n "$$failed" ]; then echo 'The run on JAX failed: see its summary above.';
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-jax test-learning lint format benchmark notebooks wheel check-wheel clean distclean
+.PHONY: help demo test test-fast test-jax test-learning lint format benchmark docs notebooks wheel check-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## Show the targets
@@ -60,6 +60,10 @@ format: $(READY)-dev  ## Mend style and format
 benchmark: $(READY)-test  ## Measure speed against the bounds (ARGS="--all --out run.json" for all of them)
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
+docs: $(READY)-docs  ## Build the documentation into build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	@echo 'Open build/docs/index.html'
+
 notebooks: $(READY)-test  ## Generate the notebooks from their scripts and execute them
 	$(BIN)/python scripts/make_notebooks.py $(ARGS)
 
@@ -82,7 +86,8 @@ distclean: clean  ## Remove the environment too
 	rm -rf $(VENV)
 
 # Set-up. A stamp for each extra: newer than what it was installed from, so a second call installs
-# nothing. `dev` holds `test`, and `test` holds `demo`; the larger one stamps the smaller ones too.
+# nothing. `dev` holds `test`, and `test` holds `demo` and `docs`; the larger one stamps the smaller
+# ones too.
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -96,10 +101,14 @@ $(READY)-demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,demo)
 	@touch $@
 
+$(READY)-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(call INSTALL,docs)
+	@touch $@
+
 $(READY)-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,test)
-	@touch $(READY)-demo $@
+	@touch $(READY)-demo $(READY)-docs $@
 
 $(READY)-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,dev)
-	@touch $(READY)-demo $(READY)-test $@
+	@touch $(READY)-demo $(READY)-docs $(READY)-test $@

@@ -80,7 +80,8 @@ def test_wheel_metadata(wheel):
 
 
 def test_extras_are_those_that_errors_name():
-    expected = {"gpu", "data", "cv", "hub", "plots", "litert", "demo", "jax", "test", "dev", "all"}
+    expected = {"gpu", "data", "cv", "hub", "plots", "litert", "demo", "jax", "docs"}
+    expected |= {"test", "dev", "all"}
     assert set(EXTRAS) == expected
     text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "keras_distill").rglob("*.py"))
     assert set(re.findall(r"keras-distill\[([a-z]+)\]", text)) <= expected
@@ -89,6 +90,7 @@ def test_extras_are_those_that_errors_name():
 def test_extras_hold_each_other():
     assert names("demo") >= names("plots") | names("litert") | {"scikit-learn"}
     assert names("test") >= names("demo") | names("data") | names("cv") | names("hub")
+    assert names("test") >= names("docs")
     assert names("dev") >= names("test") | {"ruff", "pre-commit"}
     assert names("all") == set().union(*(names(extra) for extra in EXTRAS if extra != "gpu"))
     assert "and-cuda" not in {extra for r in requirements("all") for extra in r.extras}
@@ -151,7 +153,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 @needs_make
 @pytest.mark.parametrize(
     ("target", "extra"),
-    [("demo", "demo"), ("test", "test"), ("test-fast", "test"), ("lint", "dev")],
+    [("demo", "demo"), ("docs", "docs"), ("test", "test"), ("test-fast", "test"), ("lint", "dev")],
 )
 def test_make_installs_once(checkout, target, extra):
     folder, install = checkout
@@ -178,8 +180,9 @@ def test_make_stamps_what_a_larger_set_holds():
     )
     assert stamps == {
         "demo": "$@",
-        "test": "$(READY)-demo $@",
-        "dev": "$(READY)-demo $(READY)-test $@",
+        "docs": "$@",
+        "test": "$(READY)-demo $(READY)-docs $@",
+        "dev": "$(READY)-demo $(READY)-docs $(READY)-test $@",
     }
 
 
