@@ -108,6 +108,11 @@ def test_mixed_precision_trains(wrapper, policy):
     history = fit(model, wrapper, epochs=6)
     assert all(np.isfinite(values).all() for values in history.values())
     assert history["loss"][-1] < history["loss"][0]
+    logged = [variable for metric in model.metrics for variable in metric.variables]
+    assert {v.dtype for v in [*model.trainable_variables, *logged]} == {"float32"}
+    if is_scaled:  # no step of these was skipped
+        scale = keras.ops.convert_to_numpy(model.optimizer.dynamic_scale)
+        assert float(scale) == model.optimizer.initial_scale
 
 
 def test_same_seed_same_weights(wrapper):
