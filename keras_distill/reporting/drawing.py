@@ -177,8 +177,7 @@ def _tails(paths):
 def early_exits(data):
     """Accuracy over computation: the curve of thresholds, and each exit alone."""
     figure, axis = style.single(height=3.4)
-    colour = style.ROLES["distilled"]
-    curve, exits = data["curve"], data["exits"]
+    colour, curve, exits = data["colour"], data["curve"], data["exits"]
     axis.plot(
         [100 * point["compute"] for point in curve],
         [100 * point["accuracy"] for point in curve],

@@ -110,8 +110,8 @@ def channel_responses(data, images):
                 left, below = step * i + 0.5 * (k % 2), top + 0.25 + 0.5 * (k // 2)
                 style.photograph(axis, images[place], left, below, 0.48)
             classes = list(dict.fromkeys(channel["classes"]))
-            words = label(", ".join(map(str, classes)), 15)
-            _words(axis, step * i, top + 1.27, f"{channel['channel']}: {words}")
+            words = f"{channel['channel']}: {', '.join(map(str, classes))}"
+            _words(axis, step * i, top + 1.27, label(words, 16))
     return figure
 
 

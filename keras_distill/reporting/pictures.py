@@ -237,10 +237,12 @@ def _similarity_words(data):
 
 
 def _early_exits(source):
+    name, distiller = source.distiller
     try:
-        return features.early_exits(source.distiller, source.images, source.labels)
+        data = features.early_exits(distiller, source.images, source.labels)
     except ValueError as error:
         raise Missing(str(error).splitlines()[0]) from error
+    return {"model": name, "colour": source.colours[name], **data}
 
 
 def _early_words(data):

@@ -135,6 +135,8 @@ class Source:
 
     def need_networks(self, least=1):
         """`networks`, or raises `Missing` where there are fewer."""
+        if len(self.models) < least:
+            raise Missing(f"the run has {len(self.models)} model, and it takes {least}")
         if len(self.networks) >= least:
             return self.networks
         raise Missing(
@@ -228,7 +230,7 @@ class Source:
 
     @functools.cached_property
     def distiller(self):
-        """The first `SelfDistiller` of the run, saved as NAME_exits.keras beside NAME.keras."""
+        """`(name, SelfDistiller)` of the first model X.keras with X_exits.keras beside it."""
         for model in self.models:
             path = self._path(model.get("file"))
             path = path and path.with_name(f"{path.stem}{EXITS}")
@@ -237,7 +239,7 @@ class Source:
 
                 found = keras.models.load_model(path, compile=False)
                 if isinstance(found, SelfDistiller):
-                    return found
+                    return model["name"], found
         raise Missing("no model of the run has exits (the recipe self_distillation trains one)")
 
 
