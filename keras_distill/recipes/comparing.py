@@ -106,12 +106,18 @@ def check_names(names):
 
 def seeds_from(first, count):
     """So many seeds, from the first on."""
-    return _checked_seeds(range(first, first + _checks.positive_integer("seeds", count)))
+    return _checked_seeds(range(first, first + _checked_count(count)))
+
+
+def _checked_count(seeds):
+    if _checks.positive_integer("seeds", seeds) > tasks.OTHER_SEEDS:
+        raise ValueError(_checks.message(f"at most {tasks.OTHER_SEEDS} seeds", "seeds", seeds))
+    return seeds
 
 
 def _checked_seeds(seeds):
     if isinstance(seeds, int):
-        seeds = range(_checks.positive_integer("seeds", seeds))
+        seeds = range(_checked_count(seeds))
     seeds = list(seeds)
     last = tasks.OTHER_SEEDS - 1
     whole = all(isinstance(seed, int) and 0 <= seed <= last for seed in seeds)

@@ -31,6 +31,7 @@ from keras_distill.models.terms import Term
 from keras_distill.recipes import evaluation
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
+from keras_distill.recipes import tasks
 from keras_distill.recipes import training
 
 MEMBERS = 5
@@ -70,7 +71,7 @@ def demo(out="runs/demo", seeds=5, epochs=40, seed=0, restart=False, say=print):
     """
     _checks.positive_integer("seeds", seeds)
     _checks.positive_integer("epochs", epochs)
-    _checks.instance("seed", seed, int, "a whole number")
+    tasks.check_seed(seed)
     digits = data.load("digits")
     run = reporting.RunFolder(out)
     settings = {"command": "demo", "seeds": seeds, "epochs": epochs, "seed": seed}

@@ -13,6 +13,7 @@ from keras_distill.recipes import loss_names
 from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
+from keras_distill.recipes import tasks
 from keras_distill.recipes import training
 from keras_distill.recipes.settings import shifts
 
@@ -66,6 +67,7 @@ class Settings:
 
     def __post_init__(self):
         _checks.positive_integer("ensemble", self.ensemble)
+        tasks.check_seed(self.seed)
         for name in ("weight", "label_weight"):
             if getattr(self, name) is not None:
                 _checks.non_negative(name, getattr(self, name))

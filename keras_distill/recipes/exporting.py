@@ -59,7 +59,7 @@ def write(
     if out is None:
         name = f"{source.stem}_{quantize}" if quantize else source.stem
         ending = ".tflite" if format == "tflite" else "_saved_model"
-        out = source.with_name(name + ending)
+        out = source.parent / (name + ending)
     network = source if source.is_dir() else networks.load(source)
     images = None
     if dataset is not None:

@@ -16,13 +16,15 @@ from keras_distill.reporting.networks import open_network
 
 # A name is a family with its numbers; the examples are what an error and `--help` list.
 FAMILIES = {
-    r"small-(\d+)": lambda shape, classes, n: backbones.small_cnn(shape, classes, n),
-    r"small-(\d+)-(\d+)-(\d+)": lambda shape, classes, *widths: backbones.small_cnn(
+    r"small-([0-9]+)": lambda shape, classes, n: backbones.small_cnn(shape, classes, n),
+    r"small-([0-9]+)-([0-9]+)-([0-9]+)": lambda shape, classes, *widths: backbones.small_cnn(
         shape, classes, widths
     ),
-    r"resnet(\d+)": lambda shape, classes, n: backbones.resnet(n, classes, shape),
-    r"resnet(\d+)x4": lambda shape, classes, n: backbones.resnet_x4(n, classes, shape),
-    r"wrn-(\d+)-(\d+)": lambda shape, classes, n, k: backbones.wide_resnet(n, k, classes, shape),
+    r"resnet([0-9]+)": lambda shape, classes, n: backbones.resnet(n, classes, shape),
+    r"resnet([0-9]+)x4": lambda shape, classes, n: backbones.resnet_x4(n, classes, shape),
+    r"wrn-([0-9]+)-([0-9]+)": lambda shape, classes, n, k: backbones.wide_resnet(
+        n, k, classes, shape
+    ),
 }
 EXAMPLES = (
     "small-4",
@@ -34,6 +36,7 @@ EXAMPLES = (
     "resnet8x4",
     "wrn-16-2",
 )
+MOST = 2048  # channels, layers: what is above it was typed by mistake
 
 
 def build(name, input_shape, classes, seed=None):
@@ -55,6 +58,9 @@ def build(name, input_shape, classes, seed=None):
     for pattern, builder in FAMILIES.items():
         match = re.fullmatch(pattern, str(name))
         if match:
+            if any(len(text) > len(str(MOST)) or int(text) > MOST for text in match.groups()):
+                expected = f"a network's name with numbers up to {MOST}"
+                raise ValueError(f"Expected {expected}. Received: {str(name)[:60]!r}.")
             if seed is not None:
                 keras.utils.set_random_seed(seed)
             return builder(tuple(input_shape), classes, *map(int, match.groups()))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from keras_distill import _checks
 from keras_distill import data
 from keras_distill.data.images import ImageData
 from keras_distill.recipes import networks
@@ -11,6 +12,15 @@ from keras_distill.recipes.training import Forwards
 from keras_distill.recipes.training import Plan
 
 OTHER_SEEDS = 1000  # between the seeds of the networks of one run, above the runs' own
+LAST_SEED = 2**31 - 1  # Keras takes twice as large ones: room for the other networks'
+
+
+def check_seed(seed):
+    """Raises unless a run can begin with this seed; returns it."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LAST_SEED:
+        expected = f"`seed` to be a whole number from 0 to {LAST_SEED}"
+        raise ValueError(_checks.message(expected, "seed", seed))
+    return seed
 
 
 @dataclasses.dataclass(frozen=True)
