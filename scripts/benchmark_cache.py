@@ -106,11 +106,7 @@ def suite(settings):
         "fit, the teacher beside": Case(beside, count),
     }
     for form in FORMATS:
-        cases[f"PyTorch KD{form}"] = Case(
-            lambda form=form: peer("KD")(settings, *samples(settings, "float32"), form),
-            count,
-            ("torch",),
-        )
+        cases[f"PyTorch KD{form}"] = peer("KD", form, settings)
     ratios = [Ratio("fit, the teacher beside", ("student fit",), True)]
     for kind in KINDS:
         build, fit = f"build, {kind}", f"fit from a cache, {kind}"

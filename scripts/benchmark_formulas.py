@@ -6,47 +6,25 @@ last maps, stages and pooled vector, ours in a `tf.function`.
 
 import functools
 
+import benchmark_peers
 import numpy as np
+from benchmark_features import KINDS
+from benchmark_features import features
 from benchmark_measure import Case
 from benchmark_measure import Ratio
 from benchmark_measure import Timed
 
 import keras_distill as kd
 
-CHANNELS, SIDES = (16, 16, 32, 64), (32, 32, 16, 8)  # stem and stages of a CIFAR ResNet
 REPEATS = 5
-KINDS = {
-    "Hint": "map",
-    "AttentionTransfer": "map",
-    "ActivationBoundary": "map",
-    "FlowOfSolution": "maps",
-    "NeuronSelectivity": "map",
-    "SimilarityPreserving": "map",
-    "ProbabilisticTransfer": "vector",
-    "RelationalDistance": "vector",
-    "RelationalAngle": "vector",
-    "CorrelationCongruence": "vector",
-}
 
 
-def features(kind, count):
-    """The teacher's and the student's, channels last."""
-    rng = np.random.default_rng(0)
-    if kind == "vector":
-        shapes = [(count, CHANNELS[-1])]
-    else:
-        shapes = [(count, side, side, width) for side, width in zip(SIDES, CHANNELS)]
-        shapes = shapes if kind == "maps" else shapes[-2:-1]
-    both = [[rng.normal(size=s).astype("float32") for s in shapes] for _ in range(2)]
-    return both if kind == "maps" else [own[0] for own in both]
-
-
-def ours(name, pair):
+def ours(name, count):
     """A function that computes value and gradient with `keras_distill`."""
     import tensorflow as tf
 
     loss = getattr(kd.losses, name)()
-    teacher, student = tf.nest.map_structure(tf.constant, pair)
+    teacher, student = tf.nest.map_structure(tf.constant, features(name, count))
 
     @tf.function
     def step():
@@ -65,12 +43,10 @@ def ours(name, pair):
 
 def both(name, count):
     """Ours and the plain formula of a loss; raises where their values differ."""
-    import benchmark_losses_torch
-
-    pair = features(KINDS[name], count)
-    runs = ours(name, pair), benchmark_losses_torch.theirs(name, pair, REPEATS)
-    np.testing.assert_allclose(*[run() for run in runs], rtol=2e-3, err_msg=name)
-    return runs
+    own = ours(name, count)
+    other = benchmark_peers.made(formula=name, count=count, repeats=REPEATS)
+    np.testing.assert_allclose(own(), other().value, rtol=2e-3, err_msg=name)
+    return own, other
 
 
 def suite(settings):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from benchmark_features import features
 from torch.nn import functional
 
 
@@ -97,7 +98,7 @@ FORMULAS = {
 }
 
 
-def theirs(name, pair, repeats):
+def theirs(name, count, repeats):
     """A function that computes value and gradient so many times, channels first."""
     formula = FORMULAS[name]
 
@@ -106,7 +107,7 @@ def theirs(name, pair, repeats):
             return [tensors(x) for x in own]
         return torch.from_numpy(np.moveaxis(own, -1, 1).copy())
 
-    teacher, student = tensors(pair[0]), tensors(pair[1])
+    teacher, student = map(tensors, features(name, count))
     leaves = student if isinstance(student, list) else [student]
     for leaf in leaves:
         leaf.requires_grad_()

@@ -52,6 +52,14 @@ class Settings:
         return self.images // self.batch_size * self.batch_size
 
 
+class Took(NamedTuple):
+    """What a run returns that was timed where it ran."""
+
+    wall: float
+    processor: float
+    value: float = 0.0
+
+
 class Case(NamedTuple):
     """Something to time.
 
@@ -172,12 +180,20 @@ def timed(runs, rounds):
     for i in range(rounds if names else 0):
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:
-            start, start_processor = time.perf_counter(), time.process_time()
-            runs[name]()
-            wall[name].append(time.perf_counter() - start)
-            processor[name].append(time.process_time() - start_processor)
+            took = timed_once(runs[name])
+            wall[name].append(took.wall)
+            processor[name].append(took.processor)
         print(f"  round {i + 1} of {rounds}", flush=True)
     return wall, processor
+
+
+def timed_once(run):
+    """What a run `Took`."""
+    start, start_processor = time.perf_counter(), time.process_time()
+    own = run()
+    if isinstance(own, Took):
+        return own
+    return Took(time.perf_counter() - start, time.process_time() - start_processor)
 
 
 def summary(values):

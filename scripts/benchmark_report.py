@@ -13,6 +13,7 @@ PACKAGES = ("keras", "keras-distill", "numpy", "tensorflow", "jax", "torch")
 GIBIBYTE = 2.0**30
 LEAST_ROUNDS = 8
 NAMES = 70  # Columns.
+QUIET = 0.25  # Processes that want a core, of the cores.
 HEADER = (
     "Medians over the rounds (lowest to highest) of ratios of one round: of time an image, or of",
     "images/s. The median of the wall clock decides a bound, as the issues mean it; processor time",
@@ -145,6 +146,12 @@ def table(run):
     if left:
         lines.append("not in this run")
         lines += [row(f"  {b['figure']}", bound=b, verdict=NOT_MEASURED) for b in left]
+    load, cores = run["load_average"][0], run["machine"]["cores"]
+    if load is not None and load > QUIET * cores:
+        lines.append(
+            f"Not quiet: {load} processes wanted the {cores} cores when this run began. Its wall "
+            "clock says little, and PyTorch's threads spin while they wait: neither clock is fair."
+        )
     few = {n for n, s in run["settings"].items() if s["rounds"] < LEAST_ROUNDS} & set(timed(run))
     if few:
         lines.append(

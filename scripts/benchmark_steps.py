@@ -4,6 +4,9 @@ The parts of KD are what it has to do: train the student (`fit`) and run the tea
 All cases read the same images; batches lie ready, but for DLB's.
 """
 
+import dataclasses
+
+import benchmark_peers
 import keras
 from benchmark_measure import Case
 from benchmark_measure import Ratio
@@ -21,7 +24,6 @@ TAPS = ("stage1", "stage2", "stage3")
 PARTS = ("student fit", "teacher predict")
 WIRINGS = {"logits": (), "3 taps": TAPS}
 FORMATS = ("", ", channels-last")
-SCHEMES = ("KD", "DML", "DLB")
 
 
 def ours(settings, tag, taps=(), **options):
@@ -46,15 +48,20 @@ def theirs(settings, tag, taps):
     return distiller
 
 
-def peer(name):
-    """What makes a loop of PyTorch, imported where it runs."""
+def peer(scheme, memory_format, settings):
+    """The `Case` of a loop in PyTorch."""
+    images, half = settings.count, settings.batch_size // 2
+    forwarded = {"KD": images, "DML": 2 * images, "DLB": 2 * images - half}
 
-    def made(*arguments):
-        import benchmark_torch
+    def make():
+        return benchmark_peers.made(
+            loop=scheme,
+            settings=dataclasses.asdict(settings),
+            count=images,
+            memory_format=memory_format,
+        )
 
-        return getattr(benchmark_torch, name.lower())(*arguments)
-
-    return made
+    return Case(make, forwarded[scheme], ("torch",))
 
 
 def suite(settings):
@@ -98,18 +105,12 @@ def suite(settings):
     ratios.append(over_parts(lower))
     cases["DML"] = Case(fit(dml), 2 * count)
     cases["DLB, ready images"] = Case(dlb, 2 * count)
-    forwarded = {"KD": count, "DML": 2 * count, "DLB": 2 * count - half}
     held = {"KD": ("KD, logits", lower), "DML": ("DML",), "DLB": ("DLB, ready images",)}
     for form in FORMATS:
-        for scheme in SCHEMES:
+        for scheme, own in held.items():
             name = f"PyTorch {scheme}{form}"
-            make = peer(scheme)
-            cases[name] = Case(
-                lambda make=make, form=form: make(settings, images, labels, form),
-                forwarded[scheme],
-                ("torch",),
-            )
-            ratios += [Ratio(own, (name,)) for own in held[scheme]]
+            cases[name] = peer(scheme, form, settings)
+            ratios += [Ratio(one, (name,)) for one in own]
         ratios.append(over_parts(f"PyTorch KD{form}"))
     return Timed(cases, tuple(ratios), "student fit")
 

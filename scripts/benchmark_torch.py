@@ -63,18 +63,16 @@ class Peer:
 
     Args:
         settings: The `Settings` of the benchmark.
-        images: `(samples, height, width, 3)`, float32.
-        labels: Class ids.
+        count: Images of an epoch, random ones as the other cases have.
         memory_format: A key of `FORMATS`.
     """
 
-    def __init__(self, settings, images, labels, memory_format):
+    def __init__(self, settings, count, memory_format):
         self.settings = settings
         self.format = FORMATS[memory_format]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        self.x = self.placed(x)
-        self.y = torch.from_numpy(labels).long().to(self.device)
+        self.x = self.placed(torch.randn(count, 3, 32, 32))
+        self.y = torch.randint(10, (count,)).to(self.device)
 
     def placed(self, x):
         return x.to(self.device).contiguous(memory_format=self.format)
@@ -109,9 +107,9 @@ def update(optimizer, loss):
     optimizer.step()
 
 
-def kd(settings, images, labels, memory_format):
+def kd(settings, count, memory_format):
     """A function that distils for an epoch; its last line waits for the device."""
-    peer = Peer(settings, images, labels, memory_format)
+    peer = Peer(settings, count, memory_format)
     teacher = peer.network(settings.teacher_depth).eval()
     student = peer.network(settings.student_depth).train()
     optimizer, batches = peer.optimizer(student), peer.batches()
@@ -130,9 +128,9 @@ def kd(settings, images, labels, memory_format):
     return run
 
 
-def dml(settings, images, labels, memory_format):
+def dml(settings, count, memory_format):
     """A function that trains two students together for an epoch."""
-    peer = Peer(settings, images, labels, memory_format)
+    peer = Peer(settings, count, memory_format)
     students = [peer.network(settings.student_depth).train() for _ in range(2)]
     optimizers, batches = [peer.optimizer(student) for student in students], peer.batches()
 
@@ -148,9 +146,9 @@ def dml(settings, images, labels, memory_format):
     return run
 
 
-def dlb(settings, images, labels, memory_format):
+def dlb(settings, count, memory_format):
     """A function that trains for an epoch of shuffled halves, each forwarded twice but the last."""
-    peer = Peer(settings, images, labels, memory_format)
+    peer = Peer(settings, count, memory_format)
     student = peer.network(settings.student_depth).train()
     optimizer, half = peer.optimizer(student), settings.batch_size // 2
 
@@ -172,3 +170,6 @@ def dlb(settings, images, labels, memory_format):
         return loss.item()
 
     return run
+
+
+LOOPS = {"KD": kd, "DML": dml, "DLB": dlb}

@@ -207,6 +207,9 @@ def test_a_run_names_machine_versions_and_verdicts(scripts, three_cases, monkeyp
     assert len([line for line in lines if line.endswith("  short")]) == 1
     assert len([line for line in lines if line.endswith("  not measured")]) == 1
     assert any("Fewer than 8 rounds" in line for line in lines)
+    for load, said in ((0.0, False), (64.0 * os.cpu_count(), True)):
+        lines = report.table({**run, "load_average": [load, load]})
+        assert any("Not quiet" in line for line in lines) == said
 
 
 def test_two_runs_side_by_side(scripts):
