@@ -49,7 +49,14 @@ def import_keras_quietly():
 
 @contextlib.contextmanager
 def _ended_by_interrupt():
+    try:
+        terminal = os.dup(2)  # the other one is held back
+    except OSError:  # the process has no stderr
+        yield
+        return
+
     def end(number, frame):
+        os.write(terminal, b"Interrupted before anything was begun.\n")
         os._exit(INTERRUPTED)
 
     before = signal.signal(signal.SIGINT, end)
@@ -57,3 +64,4 @@ def _ended_by_interrupt():
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        os.close(terminal)

@@ -84,12 +84,14 @@ def main(folder, kills):
     if kills > 3:  # the machine's caches are warm now
         length = children.timed(train, folder / "second")
         assert compare(folder / "second", expected)
-    inside = same = 0
+    inside = equal = same = 0
     for path in children.killed(kills, length, train, lambda i: folder / f"killed_{i}"):
         inside += 1
         assert children.run(train, path) == 0
         same += compare(path, expected)
-    print(json.dumps({"seconds": length, "inside": inside, "same": same}))
+        equal += 1
+    found = {"seconds": length, "inside": inside, "equal": equal, "same": same}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
