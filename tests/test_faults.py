@@ -116,6 +116,41 @@ def call(capsys, monkeypatch):
     return run
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("compare", "a.keras"), "the same command goes on from there"),
+        (("compare", "a.keras", "--restart"), "the same command without --restart goes on"),
+        (("evaluate", "a.keras"), "the same command begins anew"),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on(call, monkeypatch, arguments, said):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_compare", interrupted)
+    status, errors = call(*arguments, "--dataset", "digits")
+    assert status == 130 and errors.count("\n") == 1
+    assert errors.startswith("Interrupted. ") and said in errors
+
+
+def test_a_restart_that_is_killed_does_not_take_old_models_for_new_ones(tmp_path, monkeypatch):
+    """What the folder was started with goes last, so that the same command removes the rest."""
+    run = kd.reporting.RunFolder(tmp_path)
+    training.begin(run, {"epochs": 1})
+    training.model_path(run, "student").parent.mkdir()
+    training.model_path(run, "student").write_text("old")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.shutil, "rmtree", killed)
+        training.begin(run, {"epochs": 2}, restart=True)
+    assert training.begin(run, {"epochs": 2}, restart=True) is False
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
 def train_arguments(folder, student="small-1"):
     networks = ("--teacher", "small-1", "--student", student)
     small = ("--limit", 40, "--epochs", 1, "--batch-size", 10)
