@@ -1,10 +1,11 @@
-"""Measures speed and memory, and holds them against the bounds that the issues name.
+r"""Measures speed and memory, and holds them against the bounds that the issues name.
 
     python scripts/benchmark.py                      # steps: KD, DML and DLB, parts and peers
     python scripts/benchmark.py --all --out run.json # all sets
     python scripts/benchmark.py --losses --only Hint FlowOfSolution --rounds 40
     python scripts/benchmark.py --compare before.json after.json
-    python scripts/benchmark.py --growth --out GROWTH.json --figure GROWTH.png
+    python scripts/benchmark.py --growth --out results/benchmark/growth.json \
+        --figure docs/figures/growth.png
 
     KERAS_BACKEND=jax python scripts/benchmark.py --dtype mixed_bfloat16 --jit --images 51200
 

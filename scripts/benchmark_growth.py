@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import sys
+import textwrap
 
 import benchmark_cache
 import keras
@@ -33,6 +34,9 @@ TOP_K = 5
 PLAIN, BESIDE = "student alone", "teacher beside"
 DENSE, SPARSE = "cache, dense", f"cache, k = {TOP_K}"
 COHORT = "mutual learning"
+RATES = ("images_per_second", "images_per_processor_second")
+
+PANEL, LETTERS = (3.6, 4.2), 56  # Inches of a panel, letters of the caption above it.
 
 # Distinct for readers who see colours less well, and in grey (Okabe and Ito's palette).
 COLOURS = {
@@ -142,7 +146,7 @@ AXES = {
 
 
 class Suite:
-    """The lines of four pictures: `{axis: {line: {"at": [...], "images_per_second": [...]}}}`."""
+    """The lines of four pictures: `{axis: {line: {"at": [...], RATES[0]: [...], ...}}}`."""
 
     def names(self):
         return []
@@ -158,11 +162,13 @@ class Suite:
         folder, lines = benchmark_cache.temporary(), {}
         for at, found in _by_point(points(settings, folder)):
             print(f"  {axis}: {at}", flush=True)
-            wall, _ = timed({line: make() for line, (_, make) in found.items()}, settings.rounds)
-            for line, (images, _) in found.items():
-                own = lines.setdefault(line, {"at": [], "images_per_second": []})
+            runs = {line: make() for line, (_, make) in found.items()}
+            for line in runs:
+                own = lines.setdefault(line, {"at": [], **{rate: [] for rate in RATES}})
                 own["at"].append(at)
-                own["images_per_second"].append(summary(images / s for s in wall[line]))
+            for rate, seconds in zip(RATES, timed(runs, settings.rounds)):
+                for line, (images, _) in found.items():
+                    lines[line][rate].append(summary(images / s for s in seconds[line]))
             keras.backend.clear_session()
         return lines
 
@@ -194,31 +200,33 @@ def draw(run, path):
     from matplotlib.ticker import FuncFormatter
 
     growth = run["growth"]
-    figure, axes = pyplot.subplots(1, len(growth), figsize=(3.4 * len(growth), 3.6), sharey=True)
+    size = (PANEL[0] * len(growth), PANEL[1])
+    figure, axes = pyplot.subplots(1, len(growth), figsize=size, sharey=True, layout="constrained")
+    shown = {}
     for panel, (axis, lines) in zip([axes] if len(growth) == 1 else axes, growth.items()):
         for line, points in lines.items():
-            rates = points["images_per_second"]
-            colour = COLOURS[line]
-            panel.plot(
-                points["at"], [r["median"] for r in rates], "o-", color=colour, ms=4, label=line
-            )
+            rates, colour = points[RATES[0]], COLOURS[line]
+            medians = [r["median"] for r in rates]
+            shown[line] = panel.plot(points["at"], medians, "o-", color=colour, ms=4)[0]
             edges = [[r[edge] for r in rates] for edge in ("lowest", "highest")]
             panel.fill_between(points["at"], *edges, color=colour, alpha=0.15, lw=0)
         panel.set(xscale="log", yscale="log", xlabel=axis)
         ticks = next(iter(lines.values()))["at"]
-        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30)
+        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45, ha="right")
         panel.minorticks_off()
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
     first = figure.axes[0]
     first.set_ylabel("images/s")
     low, high = first.get_ylim()
     ticks = [t * 10**n for n in range(6) for t in (1, 2, 5) if low <= t * 10**n <= high]
     first.set_yticks(ticks)
     first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    figure.suptitle(caption(run), fontsize=9)
-    figure.tight_layout()
+    figure.legend(
+        shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False
+    )
+    width = LETTERS * len(growth)
+    figure.suptitle("\n".join(textwrap.wrap(caption(run), width)), fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
@@ -228,10 +236,12 @@ def caption(run):
     """Networks, machine and what is shown, in a line."""
     settings, machine = run["settings"]["growth"], run["machine"]
     device = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['processor']}"
+    load = run["load_average"][0]
     return (
         f"Training ResNet-{settings['student_depth']} from ResNet-{settings['teacher_depth']}, "
-        f"32 x 32, batch {settings['batch_size']} where it is not the axis: {device}; median, "
-        f"lowest and highest of {settings['rounds']} rounds"
+        f"32 x 32, batch {settings['batch_size']} where it is not the axis: {device}"
+        + ("" if load is None else f", load {load} at the start")
+        + f"; median, lowest and highest of {settings['rounds']} rounds"
     )
 
 

@@ -256,6 +256,7 @@ def test_growth_is_drawn_from_its_figures(scripts, tmp_path):
             "growth": {"student_depth": 8, "teacher_depth": 20, "batch_size": 16, "rounds": 1}
         },
         "machine": {"gpus": [], "cores": 2, "processor": "a processor"},
+        "load_average": [0.1, 0.2],
     }
     growth.draw(run, tmp_path / "figures" / "growth.png")
     with Image.open(tmp_path / "figures" / "growth.png") as image:
