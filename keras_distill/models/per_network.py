@@ -58,6 +58,8 @@ class PerNetworkOptimizer(keras.optimizers.Optimizer):
             optimizer = cls(optimizer)
         elif not isinstance(optimizer, cls):
             optimizer = cls.copies_of(optimizer, len(networks))
+            for own, model in zip(optimizer.optimizers, networks):
+                own.name = model.name  # Keras's callbacks log `learning_rate_NAME`
         optimizer.route([lambda model=model: model.trainable_variables for model in networks])
         return optimizer
 
