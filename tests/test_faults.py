@@ -216,6 +216,14 @@ def test_memory_that_numpy_does_not_get_is_told_too(call, monkeypatch):
     assert "Expected enough memory. Received: Unable to allocate" in errors
 
 
+def test_memory_that_jax_does_not_get_is_recognised():
+    jax = pytest.importorskip("jax")
+    with pytest.raises(RuntimeError) as error:
+        jax.numpy.zeros((2**30, 2**25)).block_until_ready()
+    assert _memory.is_out_of_memory(error.value)
+    assert not _memory.is_out_of_memory(ValueError("out of memory"))
+
+
 @pytest.mark.tensorflow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_full_disk_is_not_taken_for_memory_whatever_the_backend_says(tmp_path):
