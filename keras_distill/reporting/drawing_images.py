@@ -83,7 +83,7 @@ def disagreements(data, images):
         lines = [f"true: {truth}"]
         for name, answer in zip(data["names"], example["answers"]):
             share = f"{100 * answer['share']:.0f} %"
-            lines.append(f"{label(name, 9)}: {label(answer['class'], 9)}, {share}")
+            lines.append(f"{label(name, 9)}: {label(answer['class'], 8)} {share}")
         _words(axis, left, top + 1.18, "\n".join(lines))
     axis.set_title(heading, fontsize=TEXT, loc="left")
     return figure
@@ -100,7 +100,7 @@ def channel_responses(data, images):
         matched = entry["matched"]
         note = "" if matched is None else f", match {100 * matched:.0f} %"
         axis.text(
-            0, top + 0.02, f"{label(entry['name'])}{note}", ha="left", va="top", fontsize=TEXT,
+            0, top + 0.02, f"{label(entry['name'], 40)}{note}", ha="left", va="top", fontsize=TEXT,
             color=entry["colour"], fontweight="bold",
         )  # fmt: skip
         if not entry["channels"]:
