@@ -1,4 +1,4 @@
-"""The command line: `keras-distill demo | train | evaluate | export | compare | cache | ...`.
+"""The command line: `keras-distill demo | train | evaluate | compare | cache | ...`.
 
 What a command does is in `keras_distill.recipes`; here are its options, its help and its errors.
 """
@@ -11,20 +11,19 @@ import typer
 
 from keras_distill import cli_errors
 from keras_distill._version import __version__
+from keras_distill.cli_deploy import export
+from keras_distill.cli_deploy import quantize
 from keras_distill.cli_options import Augment
 from keras_distill.cli_options import DataDir
 from keras_distill.cli_options import Dataset
 from keras_distill.cli_options import Ensemble
 from keras_distill.cli_options import Epochs
 from keras_distill.cli_options import Flip
-from keras_distill.cli_options import Format
 from keras_distill.cli_options import ImageSize
 from keras_distill.cli_options import Layers
 from keras_distill.cli_options import Mixing
-from keras_distill.cli_options import OptionalDataset
 from keras_distill.cli_options import OptionalTrainingData
 from keras_distill.cli_options import Out
-from keras_distill.cli_options import Quantization
 from keras_distill.cli_options import Restart
 from keras_distill.cli_options import Seed
 from keras_distill.cli_options import Setting
@@ -32,6 +31,7 @@ from keras_distill.cli_options import Stored
 from keras_distill.cli_options import Teacher
 from keras_distill.cli_options import TestLimit
 from keras_distill.cli_options import maybe
+from keras_distill.cli_start import start
 
 # What TensorFlow's C++ tells a user who debugs TensorFlow. Set before anything runs on it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -82,7 +82,7 @@ def demo(
     keras-distill demo
     keras-distill demo --seeds 2 --epochs 10 --out runs/quick
     """  # noqa: D301
-    _start(deterministic=True)
+    start(deterministic=True)
     from keras_distill.recipes.demo import demo as run
 
     _, strays = run(out, seeds, epochs, seed, restart)
@@ -143,7 +143,7 @@ def train(
     keras-distill train --dataset cifar100 --recipe dlb --setting paper --student resnet32
     """  # noqa: D301
     given = dict(locals())
-    _start(deterministic=True)
+    start(deterministic=True)
     from keras_distill.recipes import commands
 
     verbose = 1 if sys.stdout.isatty() else 2  # Keras's bar moves on a terminal alone
@@ -216,50 +216,8 @@ def compare(
     _compare(given, given.pop("out"), given.pop("restart"))
 
 
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(help="A .keras file, or for tflite a SavedModel folder.")],
-    out: maybe(str, "What to write. Default: beside the model, by its name.") = None,
-    format: Annotated[Format, typer.Option(help="What to write.")] = Format.tflite,
-    quantize: Annotated[
-        Quantization | None, typer.Option(help="Smaller numbers. Default: float32.")
-    ] = None,
-    int8_io: Annotated[
-        bool, typer.Option("--int8-io", help="With int8: inputs and outputs are int8 too.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(help="Fixed batch; 0 leaves it open.", min=0)] = 1,
-    dataset: OptionalDataset = None,
-    data_dir: DataDir = None,
-    image_size: ImageSize = None,
-    limit: TestLimit = None,
-):
-    """Write a network as a .tflite file or a SavedModel, and check it on a data set.
-
-    The check runs the file and raises an error (status 1) where it strays from the network:
-    float32 by more than 1e-4, float16 in 1 %, int8 in 2 % of its answers.
-
-    \b
-    keras-distill export student.keras
-    keras-distill export student.keras --quantize int8 --dataset digits
-    keras-distill export student.keras --format saved-model --out student_saved_model
-    """  # noqa: D301
-    _start()
-    from keras_distill.recipes.exporting import write
-
-    path, report = write(
-        model,
-        out,
-        format.value,
-        quantize.value if quantize else None,
-        int8_io,
-        batch_size or None,
-        dataset,
-        data_dir,
-        image_size,
-        limit,
-    )
-    print(f"Written: {path}")
-    print(report.summary() if report else "Not checked: name a data set with --dataset.")
+app.command()(export)
+app.command()(quantize)
 
 
 @app.command()
@@ -302,7 +260,7 @@ def cache(
     keras-distill cache runs/cache --verify
     """  # noqa: D301
     given = dict(locals())
-    _start()
+    start()
     from keras_distill.recipes import commands
 
     commands.cache(given, 1 if sys.stdout.isatty() else 0)
@@ -326,29 +284,10 @@ def recipes():
 
 
 def _compare(given, out=None, restart=False):
-    _start(deterministic=bool(given.get("recipes")))
+    start(deterministic=bool(given.get("recipes")))
     from keras_distill.recipes import commands
 
     commands.compare(given, out, restart)
-
-
-def _start(deterministic=False):
-    """Quiets TensorFlow; with `deterministic`, the same seed gives the same weights."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return
-    import tensorflow as tf
-
-    from keras_distill import _terminal
-    from keras_distill.recipes import training
-
-    tf.get_logger().setLevel("ERROR")
-    with _terminal.native_output_held_back():  # a machine without GPU is told so at every start
-        tf.config.list_physical_devices()
-        tf.constant(0)
-    if deterministic:
-        training.make_deterministic()
 
 
 def main(arguments=None):

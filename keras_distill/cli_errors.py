@@ -13,7 +13,7 @@ INTERRUPTED = 130
 MOST_CHARACTERS = 600
 MOST_OF_A_REASON = 200
 OURS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
-RESUMABLE = ("demo", "train", "compare", "cache")
+RESUMABLE = ("demo", "train", "compare", "quantize", "cache")
 
 
 def interrupted(arguments):
@@ -57,6 +57,8 @@ def _usage(error):
 
 def _line(error):
     message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and str(error.strerror).startswith("Expected"):
+        message = f"{error.strerror} ({error.filename})."  # ours; without its number
     if _memory.is_out_of_memory(error):
         return (
             f"Expected enough memory. Received: {message[:MOST_OF_A_REASON]}. Choose a smaller "

@@ -49,9 +49,11 @@ RANKS = {
     "trees": 5,
     "cli_errors": 5,
     "cli_options": 5,
-    "cli": 6,
-    "__main__": 7,
-    "__init__": 9,
+    "cli_start": 6,
+    "cli_deploy": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 10,
 }
 LINE_LIMIT = 400
 

@@ -19,7 +19,17 @@ from keras_distill.recipes import schemes
 from keras_distill.recipes import training
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("demo", "train", "evaluate", "compare", "export", "cache", "losses", "recipes")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "compare",
+    "export",
+    "quantize",
+    "cache",
+    "losses",
+    "recipes",
+)
 LISTS = ("losses", "recipes")
 QUICK = ("--limit", "40", "--epochs", "1", "--batch-size", "20")
 PROGRAM = "import sys; from keras_distill.cli import main; sys.exit(main())"
