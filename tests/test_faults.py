@@ -78,14 +78,14 @@ def test_stopped_commands_say_so_in_a_line_and_go_on(tmp_path):
     """The program itself compares what the commands leave, given again, with undisturbed ones."""
     found, _ = program("commands", tmp_path)
     stopped = {name: ended for name, ended in found.items() if name.startswith("interrupted")}
-    assert len(stopped) == 5 and len(found) - len(stopped) == 4
+    assert len(stopped) == 5 and len(found) - len(stopped) == 5
     for name, (status, lines) in found.items():
         assert len(lines) == 1, (name, lines)
         if name in stopped:
             again = "begins anew" if name == "interrupted export" else "goes on from there"
             assert status == 130 and lines[0].startswith("Interrupted. ") and again in lines[0]
         else:
-            assert status == 2 and "Expected room on the disk for " in lines[0]
+            assert status == 2 and lines[0].startswith("keras-distill: Expected room ")
             assert "Received: File too large" in lines[0] and "make room" in lines[0]
 
 

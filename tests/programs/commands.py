@@ -91,7 +91,7 @@ def train(commands):
 
 
 def cache(commands):
-    """Ctrl-C while a cache is built."""
+    """Ctrl-C and a full disk while a cache is built."""
     folder = commands.folder
     data = ("--dataset", "digits", "--limit", 400, "--views", 20, "--augment")
     teacher = ("--teacher", folder / "undisturbed" / "models" / "teacher.keras")
@@ -101,6 +101,7 @@ def cache(commands):
     commands.whole("cache", *whole)
     commands.interrupted("interrupted cache", "stopped_cache/marks/00001*", *stopped)
     assert not (folder / "stopped_cache" / "checksums.json").exists()
+    commands.without_room("cache without room", 5000, "cache", folder / "full_cache", *stopped[2:])
     commands.whole("cache again", *stopped)
     assert caching.content(folder / "cache") == caching.content(folder / "stopped_cache")
 

@@ -118,7 +118,9 @@ def killed_exports(folder, kills, length):
             shutil.copytree(folder / "old", path, dirs_exist_ok=True)
         return path
 
+    killed = []
     for path in children.killed(kills, length, export, place):
+        killed.append(path)
         there = contents(path)
         found.update(state_of(there[name], old[name], new[name]) for name in FILES)
         kept = folder / f"left_{path.name}"
@@ -126,13 +128,13 @@ def killed_exports(folder, kills, length):
             shutil.copytree(path / "saved", kept / "saved")
         assert children.run(export, path) == 0
         found["equal"] += contents(path) == new and names(path) == names(folder / "new")
-        found["inside"] += 1
+    found["inside"] = len(killed)
     assert children.run(answers, folder) == 0
     old, new = (np.load(folder / name / "saved.npy").tolist() for name in ("old", "new"))
     for path in folder.glob("left_*/saved"):
         found[state_of(np.load(f"{path}.npy").tolist(), old, new)] += 1
-    for path in folder.glob("killed_*/saved"):
-        found["saved_equal"] += np.load(f"{path}.npy").tolist() == new
+    for path in killed:
+        found["saved_equal"] += np.load(path / "saved.npy").tolist() == new
     return found
 
 
