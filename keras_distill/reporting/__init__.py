@@ -1,5 +1,6 @@
 """Reporting: the run's folder, tables with their errors, pictures, and one page of it all."""
 
+from keras_distill.reporting import plots
 from keras_distill.reporting.report import report
 from keras_distill.reporting.runs import RunFolder
 from keras_distill.reporting.tables import Gain
@@ -19,5 +20,6 @@ __all__ = [
     "mean_and_error",
     "models_table",
     "paired_gain",
+    "plots",
     "report",
 ]

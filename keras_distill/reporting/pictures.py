@@ -115,7 +115,10 @@ def _agreement_words(data):
 
 def _soft_targets(source):
     targets, temperature = source.soft_targets
-    return summaries.soft_targets(source.labels, targets, source.class_names, temperature)
+    data = summaries.soft_targets(source.labels, targets, source.class_names, temperature)
+    if not data["classes"]:
+        raise Missing("no test image has a label")
+    return data
 
 
 def _soft_words(data):

@@ -80,10 +80,11 @@ class Source:
         """`(images, labels)`: of the run's folder, else of the data set that it names."""
         if self.pictures:
             images, labels = (np.asarray(self.pictures[name]) for name in NEEDED)
-            if images.ndim != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
-                shapes = images.shape, labels.shape
+            kinds = images.dtype.kind in "uif" and labels.dtype.kind in "ui"
+            if images.ndim != 4 or not images.size or labels.shape != images.shape[:1] or not kinds:
+                found = [(array.shape, str(array.dtype)) for array in (images, labels)]
                 raise ValueError(
-                    message("`pictures.npz` to hold images and a label of each", "shapes", shapes)
+                    message("`pictures.npz` to hold images and a label of each", "found", found)
                 )
             return images, labels
         test = load_test(self.run.read_settings())

@@ -292,6 +292,12 @@ def test_missing_pieces_are_named(tmp_path):
     run.write_pictures(images=np.zeros((1, 2, 2, 1)))
     with pytest.raises(ValueError, match=r"`pictures\.npz` to hold.*'labels'"):
         report(run)
+    for images, labels in (("a", [0]), (np.zeros((1, 2, 0, 1)), [0]), (np.zeros((1, 2, 2, 1)), 0)):
+        run.write_pictures(images=images, labels=np.array(labels))
+        with pytest.raises(ValueError, match="images and a label of each.*found="):
+            report(run)
+    run.write_pictures(images=np.zeros((1, 2, 2, 1)), labels=np.array([-1]))
+    assert "Calibration: no test image has a label" in report(run).read_text(encoding="utf-8")
 
 
 def test_pictures_in_colour_of_many_classes_and_without_disagreement(tmp_path):
