@@ -43,8 +43,8 @@ def read_manifest(path):
     found = content.get("format"), content.get("version")
     if found != (FORMAT, VERSION):
         raise CacheError(
-            f"Expected the format {FORMAT!r}, version {VERSION}. Received: {_short(found[0])}, "
-            f"version {_short(found[1])}. Build the cache again with this version of "
+            f"Expected the format {FORMAT!r}, version {VERSION}. Received: "
+            f"{_short(repr(found[0]))}, version {_short(repr(found[1]))}. Build the cache again with this version of "
             "keras_distill."
         )
     try:

@@ -3,11 +3,10 @@
 import json
 import pathlib
 
-from keras_distill._checks import message
 from keras_distill._files import written_beside
 from keras_distill.reporting import page
 from keras_distill.reporting import style
-from keras_distill.reporting import tables
+from keras_distill.reporting.checks import check_results
 from keras_distill.reporting.pictures import PICTURES
 from keras_distill.reporting.runs import RunFolder
 from keras_distill.reporting.runs import _plain
@@ -77,7 +76,7 @@ def report(run_folder, layer=None, networks=None):
             continue
         images = (source.images,) if picture.with_images else ()
         light, dark = style.png(picture.draw(shown, *images))
-        text = json.dumps(_plain(shown), ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(_plain(shown), allow_nan=False) + "\n"
         files = _files(run, picture)
         _write(files["light"], light)
         _write(files["dark"], dark)
@@ -98,32 +97,3 @@ def _files(run, picture):
 def _write(path, content):
     with written_beside(path) as temporary:
         pathlib.Path(temporary).write_bytes(content)
-
-
-def check_results(results):
-    """Returns `results`; raises `ValueError` unless they are as `report` describes."""
-    models = results.get("models")
-    if not isinstance(models, list) or not models:
-        raise ValueError(message("`results.json` to list one model or more", "models", models))
-    for model in models:
-        shares = model.get("accuracy") if isinstance(model, dict) and "name" in model else None
-        if not isinstance(shares, list) or not shares or not all(_is_share(v) for v in shares):
-            raise ValueError(
-                message("each model to have `name` and a list of shares `accuracy`", "model", model)
-            )
-    names = [model["name"] for model in models]
-    gain = results.get("gain") or {}
-    for role in ("baseline", "model") if gain else ():
-        if gain.get(role) not in names:
-            raise ValueError(message(f"`gain` to name one of {names}", role, gain.get(role)))
-    if gain:
-        accuracy = {model["name"]: model["accuracy"] for model in models}
-        tables.paired_gain(accuracy[gain["baseline"]], accuracy[gain["model"]])
-    for export in results.get("exports") or []:
-        if not isinstance(export, dict) or "file" not in export:
-            raise ValueError(message("each of `exports` to name its `file`", "export", export))
-    return results
-
-
-def _is_share(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
