@@ -49,8 +49,7 @@ def train_recipe(
     """
     recipe = schemes.named(recipe)
     options = (options or schemes.Options()).filled()
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(_checks.message("`seed` to be a whole number, 0 or more", "seed", seed))
+    tasks.check_seed(seed)
     check([recipe], data, options, as_given=True)
     run = reporting.RunFolder(out)
     settings = {
@@ -68,23 +67,7 @@ def train_recipe(
         run, recipe, data, options, seed, as_given=True, files=files, verbose=verbose
     )
     path = training.model_path(run, "student")
-    student = networks.load(path)
-    trained, models, said = {recipe.name: student}, [], None
-    if recipe.first:
-        file = training.model_path(run, "teacher")
-        file = options.teacher if networks.is_file(options.teacher) else file
-        teacher = networks.load(file)
-        said = evaluation.probabilities(teacher, data.test.images)
-        scores = [evaluation.scores(said, data.test.labels)]
-        name = f"{recipe.name}, teacher"
-        models.append(run_results.entry(name, teacher, file, scores, role="teacher"))
-        trained = {name: teacher, **trained}
-    found = evaluation.probabilities(student, data.test.images)
-    scores = [
-        {**record, "agreement": evaluation.scores(found, data.test.labels, said)["agreement"]}
-    ]
-    models.append(run_results.entry(recipe.name, student, path, scores, role="distilled"))
-    run_results.write_pictures(run, teacher if recipe.first else None, student, data.test, None)
+    models, trained = _models(run, recipe, options, record, data.test)
     results = {
         "title": f"{options.student} by {recipe.name} on {data.train.name}",
         "dataset": run_results.dataset_entry(data),
@@ -103,6 +86,29 @@ def train_recipe(
     say(f"Student: {path}")
     say(f"Report: {report}" if report else f"No report: {missing}")
     return results
+
+
+def _models(run, recipe, options, record, test):
+    """Entries of `results.json` for the student and its teacher, and the networks by name.
+
+    Writes the pictures of both too.
+    """
+    teacher, said, entries, trained = None, None, [], {}
+    if recipe.first:
+        path = training.model_path(run, "teacher")
+        path = options.teacher if networks.is_file(options.teacher) else path
+        teacher = networks.load(path)
+        said = evaluation.probabilities(teacher, test.images)
+        name, scores = f"{recipe.name}, teacher", [evaluation.scores(said, test.labels)]
+        entries.append(run_results.entry(name, teacher, path, scores, role="teacher"))
+        trained[name] = teacher
+    path = training.model_path(run, "student")
+    student = networks.load(path)
+    found = evaluation.scores(evaluation.probabilities(student, test.images), test.labels, said)
+    scores, role = [{**record, "agreement": found["agreement"]}], "distilled" if trained else None
+    entries.append(run_results.entry(recipe.name, student, path, scores, role=role))
+    run_results.write_pictures(run, teacher, student, test, None)
+    return entries, {**trained, recipe.name: student}
 
 
 def check(recipes, data, options, as_given=False):
