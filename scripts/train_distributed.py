@@ -1,29 +1,80 @@
-r"""Distils on one device, on several GPUs of a machine, or on several machines.
+r"""Distils on one device, on all GPUs of a machine, or on several machines.
 
-The strategy is chosen from what is there: `TF_CONFIG` with several workers gives
-`MultiWorkerMirroredStrategy`, several GPUs `MirroredStrategy`, else one device. Start the same
-command on every machine, each with its own `TF_CONFIG`; only the chief writes files.
+TensorFlow's engine does the work: `MultiWorkerMirroredStrategy` in a cluster of several workers,
+else `MirroredStrategy` on several GPUs, else one device. `--batch-size` is the global batch: the
+same number gives the same training on any number of devices, but for batch normalization, whose
+statistics are each replica's own.
 
-One machine, all its GPUs:
+One machine, all its GPUs (`--gpus 2`: the first two):
 
     python scripts/train_distributed.py --dataset cifar10 --data-dir DATA --out runs/cifar
 
-Two machines (on the second, "index" is 1):
+Several machines: the same command on each, with `TF_CONFIG` (on the second, "index" is 1):
 
     TF_CONFIG='{"cluster": {"worker": ["host0:2222", "host1:2222"]},
-                "task": {"type": "worker", "index": 0}}' \\
+                "task": {"type": "worker", "index": 0}}' \
         python scripts/train_distributed.py --dataset cifar10 --data-dir DATA --out runs/cifar
 
-`--batch-size` is the global batch: the same number gives the same training on any number of
-devices, but for batch normalization, whose statistics are each replica's own.
+Slurm: one task a node, which has all GPUs of the node. `srun` sets what is read in the place of
+`TF_CONFIG`; --slurm-port is the port on each node (several tasks a node take those that follow,
+and need `--gpus-per-task`):
+
+    #SBATCH --nodes=4 --ntasks-per-node=1 --gres=gpu:8 --requeue
+    srun python scripts/train_distributed.py --dataset cifar10 --data-dir DATA --out runs/cifar
+
+Kubernetes: an Indexed Job with a headless service, whose pods differ by their index. A pod that
+ends with an error starts again in its place:
+
+    apiVersion: v1
+    kind: Service
+    metadata: {name: train}
+    spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {job-name: train}}
+    ---
+    apiVersion: batch/v1
+    kind: Job
+    metadata: {name: train}
+    spec:
+      completionMode: Indexed
+      completions: 2
+      parallelism: 2
+      backoffLimit: 20
+      template:
+        spec:
+          subdomain: train
+          restartPolicy: OnFailure
+          volumes: [{name: runs, persistentVolumeClaim: {claimName: runs}}]
+          containers:
+          - name: train
+            image: IMAGE
+            command: [python, scripts/train_distributed.py, --out, /runs/digits]
+            volumeMounts: [{name: runs, mountPath: /runs}]
+            resources: {limits: {nvidia.com/gpu: 8}}
+            env:
+            - name: INDEX
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']
+            - name: TF_CONFIG
+              value: '{"cluster": {"worker": ["train-0.train:2222", "train-1.train:2222"]},
+                       "task": {"type": "worker", "index": $(INDEX)}}'
+
+Only the chief (worker 0) writes files, and reads them for all: --out need not be shared. Where a
+worker is lost the others end within a minute, with one line and exit status 75; the same command
+on all of them goes on after the last whole epoch, and ends as if nothing had happened.
+
+Exit status: 0 done, 2 for what an argument or `TF_CONFIG` gets wrong, 75 where a worker is lost
+or does not come: try again.
 """
 
 import argparse
-import json
 import os
 import pathlib
+import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+USAGE_ERROR = 2
+TRY_AGAIN = 75
 
 
 def parse(arguments=None):
@@ -39,38 +90,30 @@ def parse(arguments=None):
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/distributed"))
+    parser.add_argument("--gpus", type=int, help="use the first so many GPUs of this machine")
+    parser.add_argument(
+        "--wait-seconds", type=float, default=600, help="for the other workers at the start"
+    )
+    parser.add_argument("--slurm-port", type=int, default=8888, help="of each node's first task")
     return parser.parse_args(arguments)
 
 
-def train(arguments, strategy):
-    """Trains teacher and student under `strategy`. Returns the wrapper and its history."""
+def settings(arguments):
+    """What makes one training another."""
+    names = ("dataset", "limit", "epochs", "batch_size", "members", "learning_rate", "seed")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def build(arguments, split, strategy):
+    """Teacher and distiller, compiled, under `strategy`."""
     import keras
 
     import keras_distill as kd
     from keras_distill.backbones import small_cnn
 
     keras.utils.set_random_seed(arguments.seed)
-    split = kd.data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
     shape, classes = split.train.images.shape[1:], len(split.train.class_names)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def data():
-        return kd.data.batches(
-            split.train.images,
-            split.train.labels,
-            arguments.batch_size,
-            epochs=arguments.epochs,
-            seed=arguments.seed,
-            drop_remainder=True,
-        )
-
-    steps = kd.data.steps_per_epoch(len(split.train.labels), arguments.batch_size, True)
-    fitting = {
-        "epochs": arguments.epochs,
-        "steps_per_epoch": steps,
-        "shuffle": False,
-        "verbose": 2 if kd.distribution.is_chief() else 0,
-    }
     with strategy.scope():
         members = [
             small_cnn(shape, classes, channels=16, name=f"member_{i}")
@@ -88,23 +131,80 @@ def train(arguments, strategy):
         distiller.compile(
             keras.optimizers.Adam(arguments.learning_rate), loss, metrics=["accuracy"]
         )
-    teacher.fit(data(), **fitting)
-    history = distiller.fit(data(), **fitting).history
-    return distiller, history
+    return teacher, distiller
 
 
-def main():
-    arguments = parse()
+def fit(name, model, arguments, split, run):
+    """Trains one of the two, from its last backup on. `run` is the chief's alone."""
+    import keras_distill as kd
+
+    images, labels = split.train.images, split.train.labels
+    backups = arguments.out / "backups" / name
+    start = kd.callbacks.restore(model, backups)
+    if start == arguments.epochs:
+        return
+    if run and start:
+        print(f"{name}: goes on after epoch {start}", flush=True)
+    logger = [kd.callbacks.MetricsLogger(run, model=name)] if run else []
+    model.fit(
+        kd.data.batches(
+            images,
+            labels,
+            arguments.batch_size,
+            epochs=arguments.epochs,
+            start_epoch=start,
+            seed=arguments.seed,
+            drop_remainder=True,
+        ),
+        epochs=arguments.epochs,
+        initial_epoch=start,
+        steps_per_epoch=kd.data.steps_per_epoch(len(labels), arguments.batch_size, True),
+        shuffle=False,
+        verbose=2 if run else 0,
+        callbacks=[*logger, kd.callbacks.Backup(backups)],
+    )
+    # Batch statistics are each replica's own: from here on all have the chief's, as they would
+    # if this process had to start again.
+    kd.callbacks.restore(model, backups)
+
+
+def train(arguments, strategy):
+    """Trains teacher and student, or goes on with them."""
+    import keras_distill as kd
+    from keras_distill.recipes import networks
+
+    run = None
+    if kd.distribution.is_chief():
+        run = kd.reporting.RunFolder(arguments.out)
+        run.start(settings(arguments))
+    split = kd.data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
+    teacher, distiller = build(arguments, split, strategy)
+    fit("teacher", teacher, arguments, split, run)
+    fit("distilled", distiller, arguments, split, run)
+    if run:
+        networks.save(distiller.student, arguments.out / "student.keras")
+        print(f"student and metrics in {arguments.out}", flush=True)
+
+
+def main(arguments=None):
+    arguments = parse(arguments)
     from keras_distill import distribution
 
-    strategy = distribution.choose_strategy()
-    print(f"{strategy.num_replicas_in_sync} replicas ({type(strategy).__name__})", flush=True)
-    distiller, history = train(arguments, strategy)
-    if distribution.is_chief():
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        distiller.student.save(arguments.out / "student.keras")
-        (arguments.out / "history.json").write_text(json.dumps(history, indent=2))
-        print(f"student and history in {arguments.out}")
+    try:
+        strategy = distribution.choose_strategy(
+            gpus=arguments.gpus,
+            wait_seconds=arguments.wait_seconds,
+            slurm_port=arguments.slurm_port,
+        )
+        print(f"{strategy.num_replicas_in_sync} replicas ({type(strategy).__name__})", flush=True)
+        with distribution.failures_told():
+            train(arguments, strategy)
+    except (ValueError, OSError, ImportError, distribution.ClusterError) as error:
+        message = " ".join(str(error).split())
+        print(f"train_distributed: {message}", file=sys.stderr, flush=True)
+        # At once: a broken cluster's threads would add lines of their own, or wait for others.
+        is_cluster = isinstance(error, distribution.ClusterError)
+        os._exit(TRY_AGAIN if is_cluster else USAGE_ERROR)
 
 
 if __name__ == "__main__":

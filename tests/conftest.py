@@ -6,11 +6,15 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import keras  # noqa: E402
-import pytest  # noqa: E402
-
 LOGICAL_CPU_DEVICES = 2
 SEED = 1234
+
+if os.environ.get("KERAS_BACKEND") == "jax":  # which reads it when it is imported
+    devices = f"--xla_force_host_platform_device_count={LOGICAL_CPU_DEVICES}"
+    os.environ.setdefault("XLA_FLAGS", devices)
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
 
 on_tensorflow = keras.backend.backend() == "tensorflow"
 
@@ -74,3 +78,11 @@ def two_replicas():
     if not on_tensorflow:
         pytest.skip("tf.distribute needs TensorFlow")
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def two_devices(request):
+    """What trains on two devices inside its `scope()`: `two_replicas`, or JAX's `DataParallel`."""
+    if keras.backend.backend() != "jax":
+        return request.getfixturevalue("two_replicas")
+    return keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])

@@ -19,6 +19,7 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 RANKS = {
     "_version": 0,
     "_checks": 0,
+    "_cluster": 0,
     "_ops": 0,
     "_keras": 0,
     "_files": 0,

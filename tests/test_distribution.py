@@ -1,11 +1,6 @@
-"""The choice of a strategy, and two worker processes on loopback against one."""
+"""The choice of a strategy; several devices, and several workers on loopback, against one."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,8 +8,12 @@ import pytest
 
 from keras_distill import distribution
 from tests.contract import WRAPPERS
+from tests.programs.cluster import ROOT
+from tests.programs.cluster import finish
+from tests.programs.cluster import free_ports
+from tests.programs.cluster import start
+from tests.programs.cluster import task
 
-ROOT = pathlib.Path(__file__).parents[1]
 WORKER = ROOT / "tests" / "programs" / "worker.py"
 
 
@@ -23,52 +22,33 @@ def _no_cluster(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def start(command, index=None, ports=()):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
-    environment.pop("TF_CONFIG", None)
-    if index is not None:
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-        task = {"type": "worker", "index": index}
-        environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def finish(processes):
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs):
-        assert process.returncode == 0, output[-3000:]
-    return outputs
-
-
 @pytest.mark.tensorflow
 def test_one_device_without_cluster_and_gpu():
     import tensorflow as tf
 
     assert distribution.choose_strategy(devices=[]) is tf.distribute.get_strategy()
-    one = distribution.choose_strategy(devices=["CPU:0"])
+    one = distribution.choose_strategy(devices=["/device:cpu:0"])
     assert isinstance(one, tf.distribute.OneDeviceStrategy)
     assert distribution.global_batch_size(16, one) == 16
+    assert distribution.writes_files(one)
+    assert distribution.from_chief(b"of the only process", one) == b"of the only process"
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ({"devices": ["CPU:0", "GPU:7"]}, r"among CPU:0, CPU:1, each once.*'GPU:7'"),
+        ({"devices": ["CPU:0", "CPU:0"]}, r"among CPU:0, CPU:1, each once"),
+        ({"devices": "CPU:0"}, r"a list of devices"),
+        ({"gpus": 99}, r"`gpus` to be at most \d+, .*Received: gpus=99\. GPUs: "),
+        ({"gpus": 1, "devices": ["CPU:0"]}, r"either `devices` or `gpus`"),
+        ({"wait_seconds": 0}, r"`wait_seconds` to be a positive"),
+    ],
+)
+def test_devices_that_are_not_there(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        distribution.choose_strategy(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -94,54 +74,61 @@ def test_another_backend_is_told_to_use_tensorflow(monkeypatch):
         distribution.choose_strategy()
 
 
-IN_PROCESSES = [name for name, wrapper in WRAPPERS.items() if wrapper.several_processes]
-TOGETHER = 5  # wrappers a cluster: most of what a process takes is its start
+TOGETHER = 6  # wrappers a process: most of what it takes is its start
 
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "wrappers",
-    [IN_PROCESSES[i : i + TOGETHER] for i in range(0, len(IN_PROCESSES), TOGETHER)],
+    [list(WRAPPERS)[i : i + TOGETHER] for i in range(0, len(WRAPPERS), TOGETHER)],
     ids=", ".join,
 )
-def test_two_workers_equal_one_process(wrappers, tmp_path):
+def test_four_devices_and_two_workers_equal_one_device(wrappers, tmp_path):
+    finish([start([WORKER, tmp_path / "four", 4, *wrappers])])
+    assert_alike(tmp_path / "four", tmp_path / "four" / "alone", wrappers, 4)
+    in_processes = [name for name in wrappers if WRAPPERS[name].several_processes]
     ports = free_ports(2)
-    finish([start([WORKER, tmp_path / "alone", *wrappers])])
-    finish([start([WORKER, tmp_path / f"{i}", *wrappers], i, ports) for i in range(2)])
-    for place, wrapper in enumerate(wrappers):
-        expected, expected_logs = written(tmp_path / "alone", place)
-        for i in range(2):
-            found, logs = written(tmp_path / f"{i}", place)
-            assert logs["replicas"] == 2
-            assert found.files == expected.files
-            for name in expected.files:
+    commands = [[WORKER, tmp_path / f"{i}", 1, *in_processes] for i in range(2)]
+    finish([start(command, **task(i, ports)) for i, command in enumerate(commands)])
+    for i in range(2):
+        assert_alike(
+            tmp_path / f"{i}",
+            tmp_path / "four" / "alone",
+            in_processes,
+            2,
+            places=[wrappers.index(name) for name in in_processes],
+        )
+
+
+@pytest.mark.tensorflow  # once, beside the tests of all wrappers on JAX in `make test-jax`
+@pytest.mark.slow
+def test_four_devices_equal_one_on_jax(tmp_path):
+    pytest.importorskip("jax")
+    wrappers = ["Distiller", "Distiller of an ensemble", "MutualLearner", "SelfDistiller"]
+    finish([start([WORKER, tmp_path, 4, *wrappers], KERAS_BACKEND="jax")])
+    assert_alike(tmp_path, tmp_path / "alone", wrappers, 4)
+    assert len(list(tmp_path.glob("*.npz"))) == len(wrappers)
+
+
+def assert_alike(folder, alone, wrappers, replicas, places=None):
+    """What a worker left of each wrapper is what one device left, at `places`."""
+    for i, name in enumerate(wrappers):
+        expected, expected_logs = written(alone, i if places is None else places[i])
+        found, logs = written(folder, i)
+        assert logs["replicas"] == replicas
+        assert found.files == expected.files
+        for file in expected.files:
+            np.testing.assert_allclose(
+                found[file], expected[file], rtol=1e-5, atol=1e-7, err_msg=name
+            )
+        for part in ("history", "evaluate"):
+            for log, values in expected_logs[part].items():
                 np.testing.assert_allclose(
-                    found[name], expected[name], rtol=1e-5, atol=1e-7, err_msg=wrapper
+                    logs[part][log], values, rtol=1e-5, atol=1e-7, err_msg=f"{name}: {log}"
                 )
-            for part in ("history", "evaluate"):
-                for name, values in expected_logs[part].items():
-                    np.testing.assert_allclose(
-                        logs[part][name], values, rtol=1e-5, err_msg=f"{wrapper}: {name}"
-                    )
 
 
 def written(folder, place):
     """The weights and logs that a worker left of the wrapper at this place."""
     return np.load(folder / f"{place}.npz"), json.loads((folder / f"{place}.json").read_text())
-
-
-@pytest.mark.tensorflow
-@pytest.mark.slow
-def test_the_script_on_two_workers_writes_once(tmp_path):
-    pytest.importorskip("sklearn")
-    script = [ROOT / "scripts" / "train_distributed.py", "--epochs", 1, "--members", 2]
-    script += ["--limit", 128, "--out", tmp_path / "run"]
-    ports = free_ports(2)
-    outputs = finish([start(script, i, ports) for i in range(2)])
-    assert all("2 replicas" in output for output in outputs)
-    assert sum("student and history in" in output for output in outputs) == 1
-    student = keras.saving.load_model(tmp_path / "run" / "student.keras")
-    assert student.predict(np.zeros((2, 8, 8, 1), "float32"), verbose=0).shape == (2, 10)
-    history = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert np.isfinite(history["loss"]).all()

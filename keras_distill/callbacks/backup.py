@@ -5,12 +5,14 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 
 import keras
 import numpy as np
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill import distribution
 from keras_distill._files import written_beside
 
 SEEDS = "keras_distill_seeds"
@@ -24,6 +26,9 @@ class Backup(keras.callbacks.Callback):
     file is there. With data from `kd.data.batches`, a training taken up by `restore` equals one
     that was never disturbed. `keras.callbacks.BackupAndRestore` keeps weights and epoch in two
     files, and no state of random layers (dropout), which a weights file leaves out.
+
+    Of several processes (`MultiWorkerMirroredStrategy`) the chief alone writes, where Keras's
+    callback writes one file in all of them, and `restore` hands what it reads to the others.
 
     Args:
         folder: The folder for the backups of this one training. Made where it is missing.
@@ -46,6 +51,8 @@ class Backup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         import h5py
 
+        if not distribution.writes_files(_strategy(self.model)):
+            return
         path = self.folder / f"epoch-{epoch + 1:05d}.weights.h5"
         hidden = getattr(self.model, "without_frozen", contextlib.nullcontext)
         with hidden():
@@ -71,16 +78,23 @@ def backups(folder):
     folder = pathlib.Path(folder)
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        match = re.fullmatch(r"epoch-(\d+)\.weights\.h5", path.name)
-        if match:
-            found.append((path, int(match.group(1))))
+        epochs = _epochs(path)
+        if epochs is not None:
+            found.append((path, epochs))
     return sorted(found, key=lambda entry: -entry[1])
+
+
+def _epochs(path):
+    """How many epochs were done when a backup was written, by its name; `None` of another file."""
+    match = re.fullmatch(r"epoch-(\d+)\.weights\.h5", path.name)
+    return int(match.group(1)) if match else None
 
 
 def restore(model, folder):
     """Loads the newest backup of a folder into a built and compiled model.
 
-    What a kill left half-written is removed.
+    What a kill left half-written is removed. Of several processes all have to call this; the
+    chief's folder is the one that counts.
 
     Args:
         model: The model or wrapper, built and compiled as it was.
@@ -93,29 +107,54 @@ def restore(model, folder):
     Raises:
         ValueError: If the backup cannot be read, or is of another model.
     """
-    for leftover in pathlib.Path(folder).glob(".writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    found = backups(folder)
-    if not found:
-        return 0
-    path, epochs = found[0]
-    if not model.built:
-        raise ValueError(
-            _checks.message(
-                "`model` to be built", "model", model.name, "Call it on one batch first."
+    strategy = _strategy(model)
+    with _newest_backup(folder, strategy) as path:
+        if path is None:
+            return 0
+        if not model.built:
+            raise ValueError(
+                _checks.message(
+                    "`model` to be built", "model", model.name, "Call it on one batch first."
+                )
             )
-        )
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    try:
-        _load(model, path)
-    except Exception as error:  # h5py's and Keras's many ways to say so
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"Expected a backup of this training in {os.fspath(path)!r}. Received: {reason[:200]} "
-            "Remove the file to begin this training anew."
-        ) from error
-    return epochs
+        if model.optimizer is not None and not model.optimizer.built:
+            with contextlib.nullcontext() if strategy is None else strategy.scope():
+                model.optimizer.build(model.trainable_variables)
+        try:
+            _load(model, path)
+        except Exception as error:  # h5py's and Keras's many ways to say so
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                "Expected a backup of this training in "
+                f"{os.fspath(pathlib.Path(folder) / path.name)!r}. Received: {reason[:200]} "
+                "Remove the file to begin this training anew."
+            ) from error
+        return _epochs(path)
+
+
+def _strategy(model):
+    """The `tf.distribute` strategy that a model was made under; `None` on other backends."""
+    return model.distribute_strategy if distribution.is_tensorflow() else None
+
+
+@contextlib.contextmanager
+def _newest_backup(folder, strategy):
+    """Yields the newest backup, in several processes a copy of the chief's; `None` without one."""
+    path = None
+    if distribution.writes_files(strategy):
+        for leftover in pathlib.Path(folder).glob(".writing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        path = next((path for path, _ in backups(folder)), None)
+    if not distribution.in_several_processes(strategy):
+        yield path
+        return
+    content = b"" if path is None else path.name.encode() + b"\n" + path.read_bytes()
+    name, _, content = distribution.from_chief(content, strategy).partition(b"\n")
+    with tempfile.TemporaryDirectory() as own:
+        path = pathlib.Path(own, name.decode()) if name else None
+        if path is not None:
+            path.write_bytes(content)
+        yield path
 
 
 def _load(model, path):
