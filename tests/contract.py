@@ -10,6 +10,7 @@ import keras_distill as kd
 
 CLASSES = 4
 SHAPE = (6, 6, 2)
+MOST_SAMPLES = 40  # of a training
 
 
 def network(name, width=3, batch_norm=True, dropout=0.0, softmax=False, dtype=None):
@@ -136,7 +137,7 @@ def with_ids(images, labels):
 
 def progressive_distiller(**options):
     """A table of the past predictions."""
-    return kd.ProgressiveDistiller(network("student", **options), samples=40)
+    return kd.ProgressiveDistiller(network("student", **options), samples=MOST_SAMPLES)
 
 
 def self_taught(**options):
