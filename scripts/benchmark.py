@@ -15,6 +15,7 @@ milliseconds for the usual number of images: give more.
 """
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
@@ -114,7 +115,7 @@ def measured(names, arguments):
         settings = settings_of(name, arguments)
         print(f"{name}: {SETS[name].words}", flush=True)
         found = suite(name, settings).measured(settings, arguments.only)
-        run["settings"][name] = settings.__dict__
+        run["settings"][name] = dataclasses.asdict(settings)
         run["speeds"][name] = found.pop("speeds")
         for figure, values in found.pop("figures").items():
             run["figures"][figure] = {"set": name, **values}

@@ -8,11 +8,13 @@ import platform
 import keras
 from benchmark_bounds import BOUNDS
 from benchmark_bounds import NOT_MEASURED
+from benchmark_measure import Settings
 
 PACKAGES = ("keras", "keras-distill", "numpy", "tensorflow", "jax", "torch")
 GIBIBYTE = 2.0**30
 LEAST_ROUNDS = 8
 NAMES = 70  # Columns.
+MEANT = ("batch_size", "teacher_depth", "student_depth", "dtype", "jit")
 QUIET = 0.25  # Processes that want a core, of the cores.
 HEADER = (
     "Medians over the rounds (lowest to highest) of ratios of one round: of time an image, or of",
@@ -146,17 +148,29 @@ def table(run):
     if left:
         lines.append("not in this run")
         lines += [row(f"  {b['figure']}", bound=b, verdict=NOT_MEASURED) for b in left]
+    return [*lines, *notes(run)]
+
+
+def notes(run):
+    """What keeps a run's verdicts from counting: load, few rounds, other settings."""
+    lines = []
     load, cores = run["load_average"][0], run["machine"]["cores"]
     if load is not None and load > QUIET * cores:
         lines.append(
             f"Not quiet: {load} processes wanted the {cores} cores when this run began. Its wall "
             "clock says little, and PyTorch's threads spin while they wait: neither clock is fair."
         )
-    few = {n for n, s in run["settings"].items() if s["rounds"] < LEAST_ROUNDS} & set(timed(run))
+    few = [name for name in timed(run) if run["settings"][name]["rounds"] < LEAST_ROUNDS]
     if few:
-        lines.append(
-            f"Fewer than {LEAST_ROUNDS} rounds (issue 2 asks them): {', '.join(sorted(few))}."
-        )
+        lines.append(f"Fewer than {LEAST_ROUNDS} rounds (issue 2 asks them): {', '.join(few)}.")
+    settings = next(iter(run["settings"].values()))
+    asked = {name: field.default for name, field in Settings.__dataclass_fields__.items()}
+    other = [name for name in MEANT if settings[name] != asked[name]]
+    if other:
+        said = ", ".join(f"{name} {asked[name]} (here {settings[name]})" for name in other)
+        lines.append(f"The bounds are meant for {said}.")
+    if run["versions"]["backend"] != "tensorflow" or run["machine"]["gpus"]:
+        lines.append("The bounds are meant for TensorFlow on 2 cores without a GPU.")
     return lines
 
 
@@ -169,12 +183,13 @@ def timed(run):
 
 
 def moved(one, other):
-    """Whether each median lies outside the other's spread."""
+    """Whether each median lies outside the other's spread, where there is one."""
 
     def outside(median, figure):
         return not figure["lowest"] <= median <= figure["highest"]
 
-    return outside(one["median"], other) and outside(other["median"], one)
+    spreads = all(figure["lowest"] < figure["highest"] for figure in (one, other))
+    return spreads and outside(one["median"], other) and outside(other["median"], one)
 
 
 def compared(one, other):

@@ -126,6 +126,8 @@ def test_each_bound_has_its_measurement(scripts):
     assert len(set(every)) == len(every)
     for bound in scripts("benchmark_bounds").BOUNDS:
         assert bound.figure in figures[bound.set], bound
+        more_is_better = bound.figure.endswith((", images/s", ", finite"))
+        assert more_is_better == (bound.direction == "at least"), bound
 
 
 def test_cases_of_a_set_are_those_of_its_ratios(scripts):
@@ -210,6 +212,9 @@ def test_a_run_names_machine_versions_and_verdicts(scripts, three_cases, monkeyp
     for load, said in ((0.0, False), (64.0 * os.cpu_count(), True)):
         lines = report.table({**run, "load_average": [load, load]})
         assert any("Not quiet" in line for line in lines) == said
+    assert not any("The bounds are meant for batch_size" in line for line in lines)
+    run["settings"]["steps"]["batch_size"] = 16
+    assert "The bounds are meant for batch_size 128 (here 16)." in report.table(run)
 
 
 def test_two_runs_side_by_side(scripts):
@@ -224,6 +229,7 @@ def test_two_runs_side_by_side(scripts):
         slower=figure(1.0, 0.9, 1.1),
         rate=figure(1.0, 0.9, 1.1, more_is_better=True),
         same=figure(1.0, 0.9, 1.3),
+        once=figure(1.0),
         gone=figure(1.0),
     )
     second = run(
@@ -232,6 +238,7 @@ def test_two_runs_side_by_side(scripts):
         slower=figure(1.2, 1.15, 1.3),
         rate=figure(1.2, 1.15, 1.3, more_is_better=True),
         same=figure(1.2, 1.15, 1.3),
+        once=figure(2.0),
         new=figure(1.0),
     )
     lines = report.compared(first, second)
@@ -241,6 +248,7 @@ def test_two_runs_side_by_side(scripts):
     assert rows["slower"][-2:] == ["1.200", "worse"]
     assert rows["rate"][-2:] == ["1.200", "better"]
     assert rows["same"][-1] == "1.200"
+    assert rows["once"][-1] == "2.000"
     assert rows["gone"][-1] == "-" and rows["new"][1] == "-"
 
 
