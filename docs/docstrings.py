@@ -20,6 +20,7 @@ def listed(package):
 
 LINKS = {name: f"keras_distill.losses.{name}" for name in listed("losses")}
 LINKS |= {name: f"keras_distill.{name}" for name in listed("") if name[0].isupper()}
+LINKS["Generations"] = "keras_distill.models.generations.Generations"
 
 
 def with_paragraphs(text):

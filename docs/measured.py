@@ -1,4 +1,4 @@
-"""What this project has measured of a method, from `results/*.json`, as a table on its page.
+"""What this project has measured of a method, from `results/*.json`: a table and a figure.
 
 A page names what it is about in its front matter, `measured: [mutual]`, and shows it where
 `<!-- measured -->` stands. A results file is what `kd.recipes.compare_recipes` returns, with the
@@ -6,6 +6,7 @@ A page names what it is about in its front matter, `measured: [mutual]`, and sho
 the first entry, which all gains refer to. A page without such a file says that nothing is measured.
 """
 
+import html
 import json
 import pathlib
 
@@ -14,6 +15,7 @@ NOTHING = (
     "Not measured here yet: no file in `results/` holds this method. Take figures of papers as "
     "figures of their own networks, schedules and data."
 )
+WIDTH, LEFT, ROW = 640, 170, 30  # of a figure, its names and its rows
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "results"
 COLUMNS = "| data | trained by | test accuracy, % | gain, points | seeds |\n|---|---|---|---|---|"
 
@@ -24,20 +26,51 @@ def points(found, sign=""):
     return text if found.get("error") is None else f"{text} ± {100 * found['error']:.2f}"
 
 
-def rows(results, names):
-    """The rows of one results file: the first entry, and those of `names`."""
-    first, *others = results["comparison"]
+def entries_of(results, names):
+    """What is shown of one results file: its first entry, and those of `names`; else nothing."""
+    first, *others = results.get("comparison") or [{"name": None}]
     shown = [entry for entry in others if entry["name"] in names]
-    if not shown and first["name"] not in names:
-        return []
+    return [first, *shown] if shown or first["name"] in names else []
+
+
+def rows(results, entries):
+    """The rows of the table, one an entry."""
     data = results["dataset"]
     about = f"{data['name']}, {data['train']:,} images"
     return [
         f"| {about} | {entry['name']} | {points(entry['accuracy'])} "
         f"| {points(entry['gain'], '+') if 'gain' in entry else ''} "
         f"| {len(entry['accuracy']['values'])} |"
-        for entry in [first, *shown]
+        for entry in entries
     ]
+
+
+def figure(entries):
+    """An SVG of each entry's seeds as dots, with a bar at the mean.
+
+    Args:
+        entries: Entries of `comparison`.
+    """
+    values = [value for entry in entries for value in entry["accuracy"]["values"]]
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+
+    def x(value):
+        return f"{LEFT + (WIDTH - LEFT - 20) * (value - low) / span:.1f}"
+
+    height = ROW * len(entries) + 24
+    parts = [f'<svg class="seeds" viewBox="0 0 {WIDTH} {height}" role="img">']
+    parts.append("<title>Test accuracy of each seed, and the mean</title>")
+    for row, entry in enumerate(entries):
+        y, mean = ROW * row + ROW // 2, x(entry["accuracy"]["mean"])
+        parts.append(f'<text x="0" y="{y + 4}">{html.escape(entry["name"])}</text>')
+        parts.append(f'<line x1="{mean}" x2="{mean}" y1="{y - 9}" y2="{y + 9}"/>')
+        dots = entry["accuracy"]["values"]
+        parts += [f'<circle cx="{x(value)}" cy="{y}" r="4"/>' for value in dots]
+    for value, anchor in ((low, "start"), (high, "end")) if high > low else ((low, "start"),):
+        label = f"{100 * value:.2f} %"
+        parts.append(f'<text x="{x(value)}" y="{height - 4}" text-anchor="{anchor}">{label}</text>')
+    return "".join([*parts, "</svg>"])
 
 
 def table(names, folder=RESULTS):
@@ -50,10 +83,12 @@ def table(names, folder=RESULTS):
     parts = []
     for path in sorted(folder.glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
-        found = rows(results, names) if "comparison" in results else []
-        if found:
+        entries = entries_of(results, names)
+        if entries:
             said = f"`{results['command']}`" if results.get("command") else f"`{path.name}`"
-            parts.append("\n".join([f"From {said}, mean ± standard error:", "", COLUMNS, *found]))
+            parts.append(f"From {said}, mean ± standard error:")
+            parts.append("\n".join([COLUMNS, *rows(results, entries)]))
+            parts.append(figure(entries))
     return "\n\n".join(parts) or NOTHING
 
 

@@ -5,6 +5,11 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "keras_distill"
+# What the docstrings of the public names refer to, on the page where they do.
+REFERRED_TO = {
+    "keras_distill": ["taps.list_taps"],
+    "keras_distill.models": ["generations.Generations"],
+}
 
 
 def parsed(path):
@@ -48,7 +53,7 @@ def parts():
             names = [name for name in names if name not in modules]
         elif dotted == "keras_distill.models":
             names = [name for name in names if name not in offered]
-        found[dotted] = names
+        found[dotted] = names + REFERRED_TO.get(dotted, [])
     return found
 
 

@@ -201,6 +201,9 @@ def test_results_become_a_table(tmp_path):
     assert "| digits, 400 images | baseline | 88.00 |  | 1 |" in table
     assert "| digits, 400 images | mutual | 90.00 ± 0.10 | +2.00 ± 0.40 | 2 |" in table
     assert "dlb" not in table
+    assert table.count("<circle") == 3
+    assert ">88.00 %<" in table
+    assert ">90.10 %<" in table
 
 
 def test_docstrings_for_pages():

@@ -72,7 +72,7 @@ def stages(model):
             found |= {stage: f"{call.name}/{path}" for stage, path in inner.items()}
     if not found:
         expected = "`model` to be, or to nest, a backbone that names its stages"
-        hint = "`keras_distill.list_taps(model)` lists all of its layers."
+        hint = "`keras_distill.taps.list_taps(model)` lists all of its layers."
         raise ValueError(_checks.message(expected, "model", model, hint))
     return found
 

@@ -61,7 +61,7 @@ class NativeEnsemble(SeveralPredictions):
     Args:
         model: A functional `keras.Model`, changed in place: stem and branch 1.
         branch_at: Path of the layer that ends the stem, such as "stage2" or
-            "backbone/v2_stack_1_block2_out" (see `keras_distill.list_taps`).
+            "backbone/v2_stack_1_block2_out" (see `keras_distill.taps.list_taps`).
         branches: How many there are, the model's own included.
         temperature: T, a positive number.
         weight: Factor of the distillation term: a number, 0 or more, or a schedule of
