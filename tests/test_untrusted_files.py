@@ -7,10 +7,12 @@ import pathlib
 import zipfile
 
 import keras
+import numpy as np
 import pytest
 
 from keras_distill import cli
 from keras_distill.backbones import small_cnn
+from keras_distill.data import load
 from keras_distill.export import _network
 from keras_distill.recipes import networks
 from keras_distill.recipes import training
@@ -224,3 +226,44 @@ def test_a_damaged_archive_is_one_line_or_the_same_network(plain, tmp_path):
         else:
             assert network.output_shape == (None, 10)
     assert refused >= 8
+
+
+# Folders of images.
+
+
+def picture(path):
+    """Writes a small image, all of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keras.utils.save_img(path, np.full((4, 4, 3), 9, "uint8"), scale=False)
+
+
+def test_links_in_a_folder_of_images_are_not_followed_round(tmp_path):
+    """A link to a folder inside a class's is not entered: it may be a loop, or lead elsewhere."""
+    for name in ("a/1.png", "a/deep/2.png", "b/3.png", "b/4.png"):
+        picture(tmp_path / "images" / name)
+    picture(tmp_path / "elsewhere" / "5.png")
+    (tmp_path / "images" / "a" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "a" / "out").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "images" / "b" / "waits.png")
+    loaded = load(str(tmp_path / "images"))
+    assert len(loaded.train) + len(loaded.test) == 4
+
+
+def test_classes_whose_names_are_no_unicode_are_written_out(tmp_path):
+    """Such a name would stop the report, or the terminal, after hours of training."""
+    for name in (b"caf\xe9", b"caf\xe8", "th\u00e9".encode()):
+        folder = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"pl\xffates", name))
+        for i in range(2):
+            picture(pathlib.Path(folder) / f"{i}.png")
+    train = load(pathlib.Path(folder).parent).train
+    assert train.class_names == ("caf\\xe8", "caf\\xe9", "th\u00e9")
+    assert train.name == "pl\\xffates/train"
+
+
+def test_a_file_of_another_kind_in_the_place_of_an_image_is_named(tmp_path):
+    for name in ("a/1.png", "b/2.png", "b/3.png"):
+        picture(tmp_path / name)
+    (tmp_path / "b" / "3.png").write_bytes(pickle_of_nothing := b"\x80\x04N.")
+    with pytest.raises(ValueError, match=r"can be read\. Received: .*3\.png"):
+        load(str(tmp_path))
+    assert (tmp_path / "b" / "3.png").read_bytes() == pickle_of_nothing

@@ -16,6 +16,7 @@ from keras_distill.data.replay import same_probe
 FORMAT = "keras_distill teacher cache"
 VERSION = 1
 MOST_BLOCKS = 2**20
+OF_DATA = ("samples", "data")
 ENTRIES = {
     "format",
     "version",
@@ -44,8 +45,8 @@ def read_manifest(path):
     if found != (FORMAT, VERSION):
         raise CacheError(
             f"Expected the format {FORMAT!r}, version {VERSION}. Received: "
-            f"{_short(repr(found[0]))}, version {_short(repr(found[1]))}. Build the cache again with this version of "
-            "keras_distill."
+            f"{_short(repr(found[0]))}, version {_short(repr(found[1]))}. Build the cache again "
+            "with this version of keras_distill."
         )
     try:
         _check(content)
@@ -71,6 +72,8 @@ def begun(path, manifest):
     path = pathlib.Path(path)
     if (path / "manifest.json").exists():
         found = read_manifest(path)
+        # The data first: other images have other views.
+        check_same(*({name: one[name] for name in OF_DATA} for one in (manifest, found)), "data")
         _check_probe(found, manifest["augmentation"]["probe"])
         expected = {**manifest, "augmentation": found["augmentation"], "id": found["id"]}
         other = {**manifest["augmentation"], "probe": None}
@@ -99,7 +102,7 @@ def check_data(manifest, source, replay):
         replay: Their `Replay`.
     """
     expected = {"samples": source.samples, "data": source.fingerprint}
-    check_same(expected, {name: manifest[name] for name in expected}, "data")
+    check_same(expected, {name: manifest[name] for name in OF_DATA}, "data")
     ours, theirs = replay.description(source.first), manifest["augmentation"]
     _check_probe(manifest, ours["probe"])
     check_same({**ours, "probe": None}, {**theirs, "probe": None}, "augmentation")

@@ -1,6 +1,7 @@
 """Image classification data from a folder with one sub-folder of images a class."""
 
 import contextlib
+import os
 import pathlib
 
 import numpy as np
@@ -66,7 +67,9 @@ def load_folder(path, image_size, limits, holdout, seed):
     if image_size is None:
         image_size = _common_size(path, kept[0][0] + kept[1][0])
     return [
-        ImageData(_read_images(files, image_size, path), labels, names, f"{path.name}/{part}")
+        ImageData(
+            _read_images(files, image_size, path), labels, names, f"{_readable(path.name)}/{part}"
+        )
         for part, (files, labels) in zip(("train", "test"), kept)
     ]
 
@@ -103,7 +106,9 @@ def _list_images(path):
         found = sorted(
             file
             for file in folder.rglob("*")
-            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+            if file.suffix.lower() in IMAGE_SUFFIXES
+            and not file.name.startswith(".")
+            and not file.is_fifo()  # to read one waits for ever
         )
         if not found:
             raise ValueError(
@@ -112,7 +117,12 @@ def _list_images(path):
             )
         files += found
         labels += [label] * len(found)
-    return tuple(folder.name for folder in folders), files, np.array(labels, "int64")
+    return tuple(_readable(folder.name) for folder in folders), files, np.array(labels, "int64")
+
+
+def _readable(name):
+    """A name as text that can be printed and stored: bytes that are no UTF-8 are written out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ def build(
     network = networks.load(teacher)
     size = image_size or evaluation.asked_size(network)
     train = data.load(dataset, data_dir, image_size=size, limit=limit).train
+    networks.check_fits(network, train.image_shape, train.class_count, teacher)
     if flip is not None and not augment:
         raise ValueError("Expected --flip only with --augment. Received: no --augment.")
     return data.TeacherCache.build(
