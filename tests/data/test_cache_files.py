@@ -1,8 +1,12 @@
 """The files of a `TeacherCache`, changed in any way: reading is as before, or a `CacheError`."""
 
 import copy
+import importlib.util
 import json
+import pathlib
 import shutil
+import subprocess
+import sys
 import zlib
 
 import keras
@@ -203,6 +207,7 @@ def test_a_forged_manifest_is_another_cache_or_refused(whole, examples):
         ("samples", 10**18),
         ("block", 10**9),
         ("version", True),
+        ("format", "other\n"),  # found by scripts/fuzz_cache.py: an error of two lines
         ("record_bytes", 1),
     ],
 )
@@ -383,3 +388,13 @@ def test_checksums_are_of_the_content_whatever_its_order(whole):
     assert zlib.crc32(json.dumps(content, sort_keys=True).encode()) == json.loads(
         whole.files["manifest.json"]
     ).pop("checksum")
+
+
+def test_the_fuzzing_program_says_what_it_lacks():
+    """It is run by hand: `atheris` is no dependency of the tests."""
+    if importlib.util.find_spec("atheris"):
+        pytest.skip("atheris is installed: scripts/fuzz_cache.py would run without end")
+    program = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "fuzz_cache.py"
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Expected atheris") and "pip install atheris" in done.stderr
