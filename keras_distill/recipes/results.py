@@ -10,6 +10,7 @@ from keras_distill import reporting
 from keras_distill.recipes import evaluation
 
 PICTURES = 2000
+MOST_BYTES = 64_000_000  # of images
 
 
 def entry(name, network, path, scores, latency_ms=None, role=None):
@@ -54,10 +55,11 @@ def write_pictures(run, teacher, student, test, temperature):
         run: The `RunFolder`.
         teacher: The teacher, or None.
         student: The student, or None.
-        test: The test `ImageData`; its first 2,000 images are drawn from.
+        test: The test `ImageData`; its first 2,000 images are drawn from, of large ones fewer.
         temperature: Of the soft targets, or None for probabilities alone.
     """
-    images, labels = test.images[:PICTURES], test.labels[:PICTURES]
+    count = min(PICTURES, max(1, MOST_BYTES // test.images[0].nbytes))
+    images, labels = test.images[:count], test.labels[:count]
     arrays = {"images": images, "labels": labels}
     for name, network in (("teacher", teacher), ("student", student)):
         if network is not None:

@@ -83,7 +83,7 @@ def disagreements(data, images):
         lines = [f"true: {truth}"]
         for name, answer in zip(data["names"], example["answers"]):
             share = f"{100 * answer['share']:.0f} %"
-            lines.append(f"{label(name, 9)}: {label(answer['class'], 8)} {share}")
+            lines.append(f"{label(name, 9)}: {label(answer['class'], 8)}, {share}")
         _words(axis, left, top + 1.18, "\n".join(lines))
     axis.set_title(heading, fontsize=TEXT, loc="left")
     return figure

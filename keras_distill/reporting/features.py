@@ -184,7 +184,9 @@ def early_exits(distiller, images, labels):
     early = distiller.early_exit()
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     inputs = images.astype("float32") / scale
-    curve = early.accuracy_compute_curve(inputs, labels, THRESHOLDS, batch_size=networks.BATCH)
+    curve = early.accuracy_compute_curve(
+        inputs, labels, THRESHOLDS, batch_size=networks.batch_size(images)
+    )
     exits = []
     for i, path in enumerate([*distiller.exits, "the whole network"]):
         said = networks.probabilities(distiller.exit(i), images).argmax(axis=-1)

@@ -1,5 +1,6 @@
 """The networks of a run: opened from their files, and asked for probabilities and layers."""
 
+import math
 import pathlib
 
 import keras
@@ -12,7 +13,8 @@ from keras_distill.heads import head_of
 from keras_distill.models.base import DistillationModel
 from keras_distill.models.ensemble import EnsembleTeacher
 
-BATCH = 256
+BATCH = 256  # images of 32 x 32 x 3; of larger ones fewer
+LEAST_BATCH = 8
 MOST_VALUES = 32_768  # of one layer and image; larger maps are averaged over squares
 # Layers that change little or only the form: the layer after them stands for them.
 PASSED_OVER = (
@@ -114,11 +116,18 @@ def features(model, paths, images):
     return {path: np.concatenate(found).astype("float32") for path, found in parts.items()}
 
 
+def batch_size(images):
+    """How many of these images a network is asked at once."""
+    values = max(1, math.prod(images.shape[1:]))
+    return min(BATCH, max(LEAST_BATCH, BATCH * 3072 // values))
+
+
 def _batches(images):
     images = np.asarray(images)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH].astype("float32") / scale
+    count = batch_size(images)
+    for start in range(0, len(images), count):
+        yield images[start : start + count].astype("float32") / scale
 
 
 def _shrunk(maps):

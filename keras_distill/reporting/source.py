@@ -167,10 +167,13 @@ class Source:
                 said = networks.probabilities(network, self.images)
                 if said.shape[-1] == len(self.class_names):
                     found[name] = said
-        for name, said in found.items():
+        for name, said in list(found.items()):
             if said.shape != (len(self.labels), len(self.class_names)):
                 expected = f"probabilities of shape {(len(self.labels), len(self.class_names))}"
                 raise ValueError(message(expected, "shape", said.shape, f"Those of {name!r}."))
+            if not np.isfinite(said).all():  # a training that went astray
+                self.problems.append(f"{name}: not all of its answers are finite")
+                del found[name]
         order = [model["name"] for model in self.models]
         return {name: found[name] for name in order if name in found}
 
@@ -178,6 +181,7 @@ class Source:
         """`probabilities`, or raises `Missing` where there are fewer."""
         if len(self.probabilities) < least:
             self.need_networks(least)
+            raise Missing(f"it needs the answers of {least} models; {'; '.join(self.problems)}")
         return self.probabilities
 
     def _named(self, saved):
@@ -211,12 +215,14 @@ class Source:
                 expected = f"soft targets of shape {(len(self.labels), len(self.class_names))}"
                 raise ValueError(message(expected, "shape", found.shape))
             temperature = self.pictures.get("temperature")
-            return found, None if temperature is None else float(temperature)
+            return _finite(found, teacher), None if temperature is None else float(temperature)
         if teacher in self.networks:
             temperature = self.run.read_settings().get("temperature") or TEMPERATURE
             found = networks.probabilities(self.networks[teacher], self.images, temperature)
-            return found, float(temperature)
-        return self.need_probabilities()[teacher], None
+            return _finite(found, teacher), float(temperature)
+        if teacher not in self.need_probabilities():
+            raise Missing(f"there are no answers of {teacher}")
+        return self.probabilities[teacher], None
 
     @functools.cached_property
     def teacher_members(self):
@@ -286,6 +292,12 @@ def load_test(settings):
             f"{tested['images']}"
         )
     return test
+
+
+def _finite(found, name):
+    if np.isfinite(found).all():
+        return found
+    raise Missing(f"not all answers of {name} are finite")
 
 
 def _key(saved):

@@ -330,8 +330,8 @@ def test_disagreements_shows_those_that_differ_most():
     )
     titles = [text.get_text() for text in figure.axes[0].texts]
     assert titles == [
-        "true: a\nteacher: a 90 %\nstudent: b 90 %",
-        "true: unknown\nteacher: a 60 %\nstudent: b 55 %",
+        "true: a\nteacher: a, 90 %\nstudent: b, 90 %",
+        "true: unknown\nteacher: a, 60 %\nstudent: b, 55 %",
     ]
 
 

@@ -70,6 +70,13 @@ def test_networks_that_are_gone_or_damaged_leave_the_rest(own_run):
     at_hand = {"student alone": keras.models.load_model(own_run / "models" / "student.keras")}
     found = source_of(own_run, at_hand=at_hand)
     assert list(found.probabilities) == list(COLOURS) and not found.problems
+    # A training that went astray is named, and takes nothing else with it.
+    astray = keras.models.clone_model(at_hand["student alone"])
+    astray.set_weights([np.full_like(weight, np.nan) for weight in astray.get_weights()])
+    found = source_of(own_run, at_hand={"student alone": astray})
+    assert list(found.probabilities) == ["teacher", "student distilled"]
+    with pytest.raises(Missing, match="student alone: not all of its answers are finite"):
+        found.need_probabilities(3)
 
 
 def test_a_layer_by_name(own_run):
