@@ -16,6 +16,9 @@ from keras_distill.backbones.deit import hub_distilled
 from keras_distill.backbones.hub import hub_classifier
 from keras_distill.backbones.hub import hub_resnet
 from keras_distill.backbones.hub import hub_vit
+from keras_distill.backbones.multi_view import multi_view_cnn
+from keras_distill.backbones.random_features import linearized
+from keras_distill.backbones.random_features import random_features
 from keras_distill.backbones.small import small_cnn
 
 __all__ = [
@@ -30,6 +33,9 @@ __all__ = [
     "hub_distilled",
     "hub_resnet",
     "hub_vit",
+    "linearized",
+    "multi_view_cnn",
+    "random_features",
     "resnet",
     "resnet_x4",
     "small_cnn",

@@ -14,6 +14,11 @@ from keras_distill.data.overlap import overlap_batches
 from keras_distill.data.pairs import class_pairs
 from keras_distill.data.pipeline import steps_per_epoch
 from keras_distill.data.sources import load
+from keras_distill.data.synthetic import MultiViewData
+from keras_distill.data.synthetic import MultiViewSplit
+from keras_distill.data.synthetic import gaussian_images
+from keras_distill.data.synthetic import gaussian_mixture
+from keras_distill.data.synthetic import multi_view
 from keras_distill.data.targets import Targets
 from keras_distill.data.targets import with_ids
 from keras_distill.data.teacher_cache import TeacherCache
@@ -21,6 +26,8 @@ from keras_distill.data.views import two_views
 
 __all__ = [
     "ImageData",
+    "MultiViewData",
+    "MultiViewSplit",
     "NoisyImageData",
     "Split",
     "Targets",
@@ -29,9 +36,12 @@ __all__ = [
     "batches",
     "class_pairs",
     "crop_and_flip",
+    "gaussian_images",
+    "gaussian_mixture",
     "keras_augment",
     "label_noise",
     "load",
+    "multi_view",
     "overlap_batches",
     "random_uniform",
     "steps_per_epoch",
