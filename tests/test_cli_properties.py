@@ -131,7 +131,7 @@ def stopped(monkeypatch, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(70, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_any_text_for_an_option_is_one_clear_line(stopped, capsys, examples):
     counts = {"reached": 0, "told": 0}
 

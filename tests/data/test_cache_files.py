@@ -154,7 +154,7 @@ MUTATIONS = {
 }
 
 
-@few_and(400, few=40)
+@few_and(150, few=30)
 @pytest.mark.parametrize("mended", ["", "checksum"])
 def test_a_manifest_changed_anywhere_is_refused_or_means_the_same(whole, mended, examples):
     @searched(examples)
@@ -171,7 +171,7 @@ def test_a_manifest_changed_anywhere_is_refused_or_means_the_same(whole, mended,
     holds()
 
 
-@few_and(400, few=40)
+@few_and(150, few=30)
 def test_a_forged_manifest_is_another_cache_or_refused(whole, examples):
     """Checksum and id are right: what it says may be another cache's, never nonsense."""
 
@@ -223,7 +223,7 @@ def test_manifests_that_lead_elsewhere_or_ask_for_too_much(whole, entry, value, 
         whole.mend()
 
 
-@few_and(400, few=40)
+@few_and(150, few=30)
 def test_bytes_of_any_file_changed_cut_added_or_swapped(whole, examples):
     """Found or harmless. With blocks of 4 records, a swap of two blocks is among them."""
 
@@ -274,7 +274,7 @@ def test_a_manifest_cut_anywhere_is_refused(whole, examples):
     assert refused == len(range(0, len(data), examples)) > 100
 
 
-@few_and(200, few=20)
+@few_and(80, few=15)
 @pytest.mark.parametrize("name", ["checksums.json", "marks"])
 def test_checksums_and_marks_of_any_content(whole, name, examples):
     """Whole JSON files with a checksum of their own, and anything in them."""

@@ -77,7 +77,7 @@ def is_near(found, written, dtype):
     return bool((distance <= relative * np.abs(written) + absolute).all())
 
 
-@few_and(120, few=25)
+@few_and(50, few=20)
 def test_records_are_read_as_they_were_written(tmp_path_factory, examples):
     """Of any shape, in blocks of any size, written in any order; by NumPy and by tf.data's ops."""
 
@@ -157,7 +157,7 @@ def dense_oracle(probabilities, classes, count, residual):
     return rows
 
 
-@few_and(300, few=30)
+@few_and(120, few=30)
 def test_top_k_is_spread_to_a_distribution_over_all_classes(examples):
     """From logits of any size, with ties and k = classes: as numpy, class by class."""
 

@@ -33,7 +33,7 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_records_of_any_content(tmp_path, examples):
     path = tmp_path / "record.json"
 

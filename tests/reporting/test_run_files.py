@@ -35,7 +35,7 @@ def searched(examples):
     return settings(max_examples=examples, derandomize=True, database=None, deadline=None)
 
 
-few_and_many = pytest.mark.parametrize("examples", [40, pytest.param(300, marks=pytest.mark.slow)])
+few_and_many = pytest.mark.parametrize("examples", [40, pytest.param(150, marks=pytest.mark.slow)])
 
 
 def refused(read):
