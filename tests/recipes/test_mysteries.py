@@ -1,0 +1,185 @@
+"""Allen-Zhu and Li's comparison: its rows from stored networks, its curve, going on with it."""
+
+import dataclasses
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_distill as kd
+from keras_distill.recipes import mysteries
+from keras_distill.recipes import training
+from keras_distill.recipes.mysteries import Study
+from keras_distill.recipes.settings import Setting
+
+SETTING = Setting(2, 20, 0.5, momentum=0.0, nesterov=False, weight_decay=0.0, augment=False)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return kd.data.multi_view(40, 30, classes=3, dimension=8, patches=4, noise=0.3)
+
+
+def build(seed):
+    return kd.backbones.multi_view_cnn((4, 1, 8), 3, channels=2, deviation=0.5, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def study(split):
+    return Study(build, split, SETTING, members=2, groups=2, pool=5, students=2)
+
+
+def by_name(found):
+    return {row["name"]: row for row in found["rows"]}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, study):
+    """`(folder, what came of it)`."""
+    folder = tmp_path_factory.mktemp("mysteries") / "run"
+    return folder, mysteries.carry_out(folder, study, say=lambda line: None)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_rows_are_those_of_the_stored_networks(done, study):
+    folder, found = done
+    rows = by_name(found)
+    assert list(rows) == list(mysteries.ROWS)
+    assert found == json.loads(json.dumps(found))
+
+    def logits(name, test):
+        model = keras.models.load_model(training.model_path(folder, name), compile=False)
+        return keras.ops.convert_to_numpy(model(test.images, training=False))
+
+    def accuracy(logits, test):
+        return float(np.mean(logits.argmax(-1) == test.labels))
+
+    for part, test in study.tests.items():
+        values = {name: row[part]["accuracy"]["values"] for name, row in rows.items()}
+        for group in range(2):
+            mine = [logits(f"single_{2 * group + i}", test) for i in range(2)]
+            taught = [logits(f"distilled_{group}_{i}", test) for i in range(2)]
+            expected = {
+                "single": np.mean([accuracy(own, test) for own in mine]),
+                "ensemble": accuracy(np.mean(mine, axis=0), test),
+                "average": accuracy(logits(f"average_{group}", test), test),
+                "distilled": np.mean([accuracy(own, test) for own in taught]),
+                "self_distilled": accuracy(logits(f"self_distilled_{group}", test), test),
+                "distilled_ensemble": accuracy(np.mean(taught, axis=0), test),
+            }
+            for name, value in expected.items():
+                assert values[name][group] == pytest.approx(value), name
+            best = max(accuracy(own, test) for own in mine)
+            assert found["best_single"][part][group] == pytest.approx(best)
+        gains = np.subtract(values["ensemble"], values["single"])
+        assert rows["ensemble"][part]["gain"]["mean"] == pytest.approx(gains.mean())
+        assert len(found["by_size"][part]) == 5
+    assert rows["single"]["test"]["gain"] is None
+    assert found["networks"] == 5 + 2 + 4 + 2 and found["parameters"] == build(0).count_params()
+    title = mysteries.comparison_table(found, "Toy", "single_view").text()
+    assert "Toy" in title and "distilled ensemble" in title
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_students_learn_from_the_mean_logits_from_weights_of_their_own(done, study):
+    """One step of SGD from a student's own start, with the ensemble run beside it."""
+    folder, _ = done
+    quick = dataclasses.replace(study.setting, epochs=1, batch_size=40)
+    members = [
+        keras.models.load_model(training.model_path(folder, f"single_{seed}"), compile=False)
+        for seed in (0, 1)
+    ]
+    images, labels = study.data.train.images, study.data.train.labels
+    teacher = np.mean([keras.ops.convert_to_numpy(m(images)) for m in members], axis=0)
+    one = dataclasses.replace(study, setting=quick, groups=1, pool=2, students=1)
+    other = folder.parent / "one"
+    for seed in (0, 1):  # the same teachers, trained longer than by `quick`
+        members[seed].save(_made(training.model_path(other, f"single_{seed}")))
+    for seed in (0, 1):
+        _record(folder, other, f"single_{seed}")
+    rows = by_name(mysteries.carry_out(other, one, say=lambda line: None))
+    assert "distilled_ensemble" not in rows
+    assert rows["distilled"]["trained"] == 3 and rows["distilled"]["run"] == 1
+    student = build(500)
+    term = kd.Term(kd.losses.SoftTargets(4.0), weight=0.9)
+    live = kd.Distiller(kd.EnsembleTeacher(members, average="logits"), student, term, 0.1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    live.compile(keras.optimizers.SGD(0.5), loss)
+    mean = keras.ops.convert_to_numpy(live.teacher(images))
+    np.testing.assert_allclose(mean, teacher, rtol=1e-5, atol=1e-6)
+    live.fit(images, labels, batch_size=40, epochs=1, verbose=0)
+    path = training.model_path(other, "distilled_0_0")
+    found = keras.models.load_model(path, compile=False).get_layer("filters").kernel
+    expected = keras.ops.convert_to_numpy(student.get_layer("filters").kernel)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def _made(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _record(folder, other, name):
+    for part, ending in (("runs", "json"), ("answers", "npz")):
+        source = folder / part / f"{name}.{ending}"
+        _made(other / part / source.name).write_bytes(source.read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_what_is_finished_is_read(done, study, monkeypatch):
+    folder, found = done
+    monkeypatch.setattr(keras.Model, "fit", lambda *args, **kwargs: 1 / 0)
+    (folder / "runs" / "single_1.json").unlink()  # killed between the network and its record
+    assert mysteries.carry_out(folder, study, say=lambda line: None) == found
+    fewer = dataclasses.replace(study, rows=("ensemble",))
+    rows = by_name(mysteries.carry_out(folder, fewer, say=lambda line: None))
+    assert rows == {name: by_name(found)[name] for name in ("single", "ensemble")}
+    with pytest.raises(ValueError, match="temperature=2.0"):
+        mysteries.carry_out(folder, dataclasses.replace(study, temperature=2.0))
+
+
+def test_accuracy_by_size_is_the_mean_over_all_ensembles():
+    generator = np.random.default_rng(0)
+    answers, labels = generator.normal(size=(4, 60, 3)), generator.integers(0, 3, 60)
+    found = mysteries.accuracy_by_size(answers, labels, orders=3000)
+    for size in (1, 2, 3, 4):
+        every = [
+            np.mean(answers[list(chosen)].mean(axis=0).argmax(-1) == labels)
+            for chosen in itertools.combinations(range(4), size)
+        ]
+        entry = found[size - 1]
+        assert entry["size"] == size
+        assert entry["mean"] == pytest.approx(np.mean(every), abs=1e-9 if size in (1, 4) else 5e-3)
+        assert entry["least"] == pytest.approx(min(every))
+        assert entry["largest"] == pytest.approx(max(every))
+    assert found[3]["deviation"] == pytest.approx(0.0)
+    assert found == mysteries.accuracy_by_size(answers, labels, orders=3000)
+
+
+def test_groups_share_no_network(split):
+    study = Study(build, split, SETTING, members=3, groups=2, students=2)
+    assert study.networks == 6 and list(study.tests) == ["test", "single_view"]
+    assert study.group(0) + study.group(1) == list(range(6))
+    assert study.pupils(0) + study.pupils(1) == [500, 501, 502, 503]
+    assert study.settings()["network"] == ["multi_view_cnn", build(0).count_params()]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"members": 1},
+        {"groups": 0},
+        {"students": 0},
+        {"pool": 9},
+        {"pool": 501},
+        {"rows": ("mean",)},
+    ],
+)
+def test_wrong_study(wrong, split):
+    with pytest.raises(ValueError, match="Expected"):
+        Study(build, split, SETTING, **{"members": 5, "groups": 2, **wrong})
