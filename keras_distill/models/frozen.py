@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill import _keras
 from keras_distill._files import written_beside
 
 
@@ -114,6 +115,10 @@ class FrozenNetworks(keras.Model):
             )
         _check_may_write(target, **kwargs)
         with written_beside(target) as temporary, self.without_frozen():
+            if target.suffix == ".h5" and kwargs.get("max_shard_size") is None:
+                content = _keras.weights_in_memory(self).getbuffer()
+                pathlib.Path(temporary).write_bytes(content)
+                return
             super().save_weights(temporary, **kwargs)
             for shard in pathlib.Path(temporary).parent.iterdir():
                 if shard.name != target.name:

@@ -25,7 +25,7 @@ import keras_distill as kd  # noqa: E402
 from keras_distill import _files  # noqa: E402
 from tests.programs import children  # noqa: E402
 
-FILES = ("int8.tflite", "wrapper.keras")
+FILES = ("int8.tflite", "wrapper.keras", "wrapper.weights.h5")
 TARGETS = ("saved", *FILES)
 OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 FULL = 3
@@ -53,6 +53,8 @@ def export(folder, seed=1, targets=TARGETS):
         kd.export.tflite(distiller, folder / "int8.tflite", "int8", representative_data=x)
     if "wrapper.keras" in targets:
         distiller.save(folder / "wrapper.keras")
+    if "wrapper.weights.h5" in targets:
+        distiller.save_weights(folder / "wrapper.weights.h5")
 
 
 def export_where_there_is_no_room(folder, target):
