@@ -46,7 +46,7 @@ test-fast: $(READY)-test  ## Run the suite without its slow tests, on JAX the re
 test-jax: $(READY)-test  ## Run on JAX all losses and all wrappers
 	$(ON_JAX) -m "not tensorflow" $(ARGS) $(JAX_TESTS)
 
-test-learning: $(READY)-test  ## Train every scheme on Fashion-MNIST in TFDS_DATA_DIR and hold it against the student alone
+test-learning: $(READY)-test  ## Train every scheme, precision and int8 on real images in TFDS_DATA_DIR, with five seeds
 	$(PYTEST) -m learning $(ARGS) tests/test_learning.py
 
 lint: $(READY)-dev  ## Check style and format

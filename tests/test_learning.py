@@ -9,6 +9,9 @@ see augmented images.
 
 Policies: every wrapper of the contract on small networks, six epochs of Adam, the first 4,000
 test images; the same seeds, and the same teachers, in float32 and in mixed precision.
+
+Int8: 2,000 training images of CIFAR-10, shifted and mirrored; a student distilled in float for 20
+epochs, then in simulated int8 for 10; the first 5,000 test images, answered by the files.
 """
 
 import math
@@ -20,7 +23,10 @@ import pytest
 
 import keras_distill as kd
 from keras_distill.heads import head_of
+from keras_distill.recipes import networks
+from keras_distill.recipes import quantizing
 from keras_distill.recipes import schemes
+from keras_distill.recipes.settings import shifts
 from tests import contract
 
 SEEDS = 5
@@ -28,15 +34,20 @@ MOST_ERROR = 0.005  # of the mean difference, as a share: half a point
 SCHEMES = [r.name for r in schemes.RECIPES if r.name != "baseline" and r.first is None]
 
 
-@pytest.fixture(scope="session")
-def fashion_mnist():
+def prepared(name, limit):
+    """So many training images of a data set, and its test images; skips where it is missing."""
     if not os.environ.get("TFDS_DATA_DIR"):
-        pytest.skip("needs Fashion-MNIST, prepared by tensorflow-datasets, in TFDS_DATA_DIR")
+        pytest.skip(f"needs {name}, prepared by tensorflow-datasets, in TFDS_DATA_DIR")
     pytest.importorskip("tensorflow_datasets")
     try:
-        return kd.data.load("fashion_mnist", limit=1000)
+        return kd.data.load(name, limit=limit)
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist():
+    return prepared("fashion_mnist", 1000)
 
 
 @pytest.fixture(scope="session")
@@ -202,3 +213,53 @@ def test_mixed_precision_trains_to_the_accuracy_of_float32(name, policy, trainin
     )
     assert plain.mean() > 0.5  # it learns: a tenth is chance
     assert mean >= -max(2 * error, LEAST_DIFFERENCE)
+
+
+# Int8.
+
+MOST_LOSS = 0.005  # half a point
+
+
+def train_on_cifar10(model, network, split, path):
+    """Twenty epochs of Adam, from 0.003 along half a cosine, and into a file."""
+    batch, epochs = 50, 20
+    steps = len(split.train) // batch
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * steps)
+    model.compile(keras.optimizers.Adam(rate), networks.label_loss(network))
+    images, labels = split.train.images, split.train.labels
+    data = kd.data.batches(images, labels, batch, epochs=epochs, augment=shifts((32, 32), True))
+    model.fit(data, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0)
+    return networks.save(network, path)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.slow
+@pytest.mark.learning
+def test_simulated_int8_keeps_what_was_distilled(tmp_path):
+    split = prepared("cifar10", 2000)
+    teacher = networks.build("small-16-32-64", (32, 32, 3), 10, seed=100)
+    teacher = train_on_cifar10(teacher, teacher, split, tmp_path / "teacher.keras")
+    found = []
+    for seed in range(SEEDS):
+        student = networks.build("small-8-16-32", (32, 32, 3), 10, seed=seed)
+        loss = kd.losses.SoftTargets(temperature=4.0)
+        distiller = kd.Distiller(teacher, student, loss, student_loss_weight=0.1)
+        path = tmp_path / f"student{seed}.keras"
+        train_on_cifar10(distiller, student, split, path)
+        settings = quantizing.Settings(
+            str(path),
+            str(tmp_path / "teacher.keras"),
+            "cifar10",
+            limit=2000,
+            test_limit=5000,
+            augment=True,
+            seed=seed,
+        )
+        results = quantizing.quantize(settings, tmp_path / f"{seed}", verbose=0, say=lambda _: None)
+        found.append([model["accuracy"][0] for model in results["models"]])
+        print("float, int8 after training, int8-aware:", *(f"{100 * a:.2f}" for a in found[-1]))
+    floats, after, aware = np.mean(found, axis=0)
+    print(f"means: {100 * floats:.2f}, {100 * after:.2f}, {100 * aware:.2f}")
+    assert floats > 0.35
+    assert aware >= floats - MOST_LOSS
+    assert aware >= after
