@@ -4,8 +4,6 @@
 it is done, and returns plain numbers: six rows, and the accuracy by size of the ensemble.
 """
 
-import math
-
 import numpy as np
 
 from keras_distill import reporting
@@ -14,9 +12,8 @@ from keras_distill.recipes.studies import ROWS
 from keras_distill.recipes.studies import Study
 from keras_distill.recipes.studies import StudyNetworks
 from keras_distill.recipes.studies import accuracy
-from keras_distill.reporting import tables
 
-__all__ = ["ROWS", "Study", "accuracy_by_size", "carry_out", "comparison_table"]
+__all__ = ["ROWS", "Study", "accuracy_by_size", "carry_out"]
 
 ORDERS = 50  # of the networks, in the mean of `accuracy_by_size`
 
@@ -36,13 +33,13 @@ def carry_out(folder, study, *, say=print, verbose=0):
 
     Returns:
         A dict that JSON holds:
-        `rows`: a list of dicts with `name`, `what`, `trained` (networks whose training one such
-        result takes), `run` (networks that answer), and for each test part (`test`, and
-        `single_view`) `accuracy`: `values` (shares, one a group), `mean`, `deviation`, `error`,
-        and `gain` over "single", paired by group: `mean`, `error`;
-        `by_size`: for each test part what `accuracy_by_size` gives for the whole pool;
-        `best_single`: for each test part the largest accuracy of a single network of each group;
-        `parameters` of a network, `networks` trained, and `seconds` of all trainings.
+        `rows`: a list of dicts with `name`, `what`, `trained` (how many networks' training one
+        such result takes), `run` (how many networks answer), and `records`: for each test part
+        (`test`, and `single_view` of a `MultiViewSplit`) a list of dicts, one a group, of `seed`
+        (the group's number), `accuracy` (a share) and `seconds` (of all trainings that one such
+        result takes); those of "single" have `best_member` too, the best network's accuracy;
+        `by_size`: for each test part what `accuracy_by_size` gives for all single networks;
+        `parameters` of a network.
 
     Raises:
         ValueError: If the folder holds a study with other settings.
@@ -50,31 +47,32 @@ def carry_out(folder, study, *, say=print, verbose=0):
     run = reporting.RunFolder(folder)
     training.begin(run, study.settings())
     trained = StudyNetworks(run, study, say, verbose)
-    singles = {seed: trained.single(seed) for seed in range(study.networks)}
-    found = {row: [] for row in study.wanted}
-    best = []
-    for number in range(study.groups):
-        mine = [singles[seed] for seed in study.group(number)]
-        answers = _answers_of_group(trained, study, number, mine)
-        for row, networks_of_row in answers.items():
-            found[row].append(_accuracies(row, networks_of_row, study.tests))
-        best.append(
-            {
-                part: max(accuracy(own[part], test.labels) for own in mine)
-                for part, test in study.tests.items()
-            }
-        )
-    rows = [_row(row, found[row], found["single"], study) for row in found]
-    every = list(singles.values())
+    singles = {seed: trained.single(seed) for seed in study.networks}
+    rows = [
+        {"name": row, "what": ROWS[row], **_cost(row, study), "records": _each(list, study)}
+        for row in study.wanted
+    ]
+    for number in study.groups:
+        members = [singles[seed] for seed in study.group(number)]
+        answers, seconds = _group(trained, study, number, members)
+        for row in rows:
+            for part, test in study.tests.items():
+                own = [each.of[part] for each in answers[row["name"]]]
+                record = {
+                    "seed": number,
+                    "accuracy": _joined(row["name"], own, test.labels),
+                    "seconds": round(seconds[row["name"]], 3),
+                }
+                if row["name"] == "single":
+                    record["best_member"] = max(accuracy(each, test.labels) for each in own)
+                row["records"][part].append(record)
     return {
         "rows": rows,
-        "by_size": _each(
-            lambda part, test: accuracy_by_size([a[part] for a in every], test.labels), study
-        ),
-        "best_single": _each(lambda part, test: [group[part] for group in best], study),
-        "parameters": trained.parameters,
-        "networks": trained.count,
-        "seconds": round(trained.seconds, 1),
+        "by_size": {
+            part: accuracy_by_size([each.of[part] for each in singles.values()], test.labels)
+            for part, test in study.tests.items()
+        },
+        "parameters": next(iter(singles.values())).parameters,
     }
 
 
@@ -91,7 +89,7 @@ def accuracy_by_size(answers, labels, orders=ORDERS, seed=0):
 
     Returns:
         A list of dicts, one a size: `size`, `mean`, `deviation` (over the orders), `least` and
-        `largest`. Of one network all are taken, once each.
+        `largest`. Of size 1 each network counts once.
     """
     answers = np.asarray(answers)
     generator = np.random.default_rng(seed)
@@ -101,9 +99,8 @@ def accuracy_by_size(answers, labels, orders=ORDERS, seed=0):
         total = np.zeros(answers.shape[1:])
         for size, place in enumerate(generator.permutation(count)):
             total += answers[place]
-            order[size] = np.mean(total.argmax(axis=-1) == labels)
-    columns = list(found.T)
-    columns[0] = np.array([np.mean(own.argmax(axis=-1) == labels) for own in answers])
+            order[size] = accuracy(total, labels)
+    columns = [np.array([accuracy(own, labels) for own in answers]), *found.T[1:]]
     return [
         {
             "size": size,
@@ -116,76 +113,33 @@ def accuracy_by_size(answers, labels, orders=ORDERS, seed=0):
     ]
 
 
-def comparison_table(found, title, part="test"):
-    """What `carry_out` returned, as a `kd.reporting.Table`.
-
-    Args:
-        found: The dict.
-        title: What was compared, on what.
-        part: Name of the test part.
-    """
-    rows = []
-    for row in found["rows"]:
-        found_here, gain = row[part]["accuracy"], row[part]["gain"]
-        deviation = found_here["deviation"]
-        spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
-        cells = [row["name"].replace("_", " "), f"{100 * found_here['mean']:.2f}{spread}"]
-        if gain is None:
-            cells.append(tables.MISSING)
-        else:
-            error = "" if gain["error"] is None else f" ± {100 * gain['error']:.2f}"
-            cells.append(f"{100 * gain['mean']:+.2f}{error}")
-        rows.append((*cells, tables.whole(row["trained"]), tables.whole(row["run"])))
-    columns = ("row", "accuracy %", "gain, points", "networks trained", "networks run")
-    groups = len(found["rows"][0][part]["accuracy"]["values"])
-    title = (
-        f"{title}: mean ± standard deviation over {groups} groups; gains over a single network, "
-        "group by group, ± standard error"
-    )
-    return reporting.Table(title, columns, tuple(rows))
-
-
-def _answers_of_group(trained, study, number, mine):
-    """Row -> list of networks' answers, for the rows that are wanted."""
-    found = {"single": mine, "ensemble": mine}
+def _group(trained, study, number, members):
+    """Two dicts by row: a group's `Answers`, and the seconds that one such result takes."""
+    teachers = sum(each.seconds for each in members)
+    answers = {"single": members, "ensemble": members}
+    seconds = {"single": teachers / len(members), "ensemble": teachers}
     if "average" in study.wanted:
-        found["average"] = [trained.average(number)]
+        answers["average"] = [trained.average(number)]
+        seconds["average"] = answers["average"][0].seconds
     if {"distilled", "distilled_ensemble"} & set(study.wanted):
         taught = [trained.distilled(number, place) for place in range(study.students)]
-        found |= {"distilled": taught, "distilled_ensemble": taught}
+        own = sum(each.seconds for each in taught)
+        answers |= {"distilled": taught, "distilled_ensemble": taught}
+        seconds |= {
+            "distilled": teachers + own / len(taught),
+            "distilled_ensemble": teachers + own,
+        }
     if "self_distilled" in study.wanted:
-        found["self_distilled"] = [trained.self_distilled(number)]
-    return {row: found[row] for row in study.wanted}
+        answers["self_distilled"] = [trained.self_distilled(number)]
+        seconds["self_distilled"] = members[0].seconds + answers["self_distilled"][0].seconds
+    return answers, seconds
 
 
-def _accuracies(row, answers, tests):
-    """The accuracy of a row by test part: of the mean of answers, or the mean of accuracies."""
-    joined = row.endswith("ensemble")
-    return {
-        part: accuracy(np.mean([a[part] for a in answers], axis=0), test.labels)
-        if joined
-        else float(np.mean([accuracy(a[part], test.labels) for a in answers]))
-        for part, test in tests.items()
-    }
-
-
-def _each(function, study):
-    return {part: function(part, test) for part, test in study.tests.items()}
-
-
-def _row(row, found, single, study):
-    entry = {"name": row, "what": ROWS[row], **_cost(row, study)}
-    for part in study.tests:
-        values = [accuracies[part] for accuracies in found]
-        mean, error = tables.mean_and_error(values)
-        deviation = None if error is None else error * math.sqrt(len(values))
-        spread = {"values": values, "mean": mean, "deviation": deviation, "error": error}
-        gain = None
-        if row != "single":
-            paired = tables.paired_gain([accuracies[part] for accuracies in single], values)
-            gain = {"mean": paired.mean, "error": paired.error}
-        entry[part] = {"accuracy": spread, "gain": gain}
-    return entry
+def _joined(row, answers, labels):
+    """The accuracy of the mean of answers, for an ensemble; else the mean of accuracies."""
+    if row.endswith("ensemble"):
+        return accuracy(np.mean(answers, axis=0), labels)
+    return float(np.mean([accuracy(each, labels) for each in answers]))
 
 
 def _cost(row, study):
@@ -200,3 +154,7 @@ def _cost(row, study):
         "distilled_ensemble": (members + students, students),
     }[row]
     return {"trained": trained, "run": run}
+
+
+def _each(make, study):
+    return {part: make() for part in study.tests}

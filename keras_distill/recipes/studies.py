@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -52,9 +53,9 @@ class Study:
             part.
         setting: The `Setting` of all trainings.
         members: Networks of a group, two or more.
-        groups: How many groups there are.
-        pool: How many single networks are trained in all, for the accuracy by size of the
-            ensemble. Defaults to those of the groups.
+        groups: The groups' numbers, such as `(0, 1, 2)`. Others can be added to a folder later.
+        pool: How many single networks there are at least, from seed 0 on, for the accuracy by
+            size of the ensemble. Defaults to those of the groups.
         students: Networks that each group's ensemble teaches; of one alone there is no row
             "distilled_ensemble".
         temperature, weight, label_weight: Of the distillation: `weight * T^2 KL + label_weight *
@@ -67,8 +68,8 @@ class Study:
     data: data.Split
     setting: Setting
     members: int = 5
-    groups: int = 5
-    pool: int | None = None
+    groups: tuple = (0, 1, 2, 3, 4)
+    pool: int = 0
     students: int = 5
     temperature: float = 4.0
     weight: float = 0.9
@@ -76,14 +77,17 @@ class Study:
     rows: tuple = tuple(ROWS)
 
     def __post_init__(self):
-        for name in ("members", "groups", "students"):
+        for name in ("members", "students"):
             _checks.positive_integer(name, getattr(self, name))
         if self.members < 2:
             raise ValueError(_checks.message("two `members` or more", "members", self.members))
-        least = self.members * self.groups
-        if not least <= self.networks <= STUDENTS:
-            expected = f"`pool` to be from members * groups = {least} to {STUDENTS}"
-            raise ValueError(_checks.message(expected, "pool", self.pool))
+        whole = all(isinstance(number, int) and number >= 0 for number in self.groups)
+        if not self.groups or not whole or len(set(self.groups)) < len(self.groups):
+            expected = "`groups` to be different whole numbers, one or more"
+            raise ValueError(_checks.message(expected, "groups", self.groups))
+        if self.pool < 0 or max(self.networks) >= STUDENTS:
+            expected = f"at most {STUDENTS} single networks"
+            raise ValueError(_checks.message(expected, "pool, groups", (self.pool, self.groups)))
         for row in self.rows:
             _checks.one_of("rows", row, tuple(ROWS))
 
@@ -95,8 +99,9 @@ class Study:
 
     @property
     def networks(self):
-        """Number of single networks."""
-        return self.members * self.groups if self.pool is None else self.pool
+        """Seeds of the single networks."""
+        ours = {seed for number in self.groups for seed in self.group(number)}
+        return sorted(ours | set(range(self.pool)))
 
     @property
     def tests(self):
@@ -120,22 +125,35 @@ class Study:
         return Task(self.build, self.data.train, self.setting, seed)
 
     def settings(self):
-        """What tells this study from another, as JSON holds it."""
+        """What tells this study from another: all but groups, pool and rows, which can grow."""
         network = self.build(0)
-        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del known["build"], known["data"], known["rows"]  # rows can be added to a folder
+        given = ("members", "students", "temperature", "weight", "label_weight")
         return {
-            **known,
             "command": "mysteries",
+            **{name: getattr(self, name) for name in given},
             "setting": dataclasses.asdict(self.setting),
-            "pool": self.networks,
             "network": [network.name, network.count_params()],
             "data": running.data_entry(self.data),
         }
 
 
+class Answers(NamedTuple):
+    """What one trained network says of the test images.
+
+    Attributes:
+        of: A dict of name of the test part -> log-probabilities (samples, classes), float32: the
+            logits but for a shift of each sample.
+        seconds: Of its training, without that of its teachers.
+        parameters: Of the network.
+    """
+
+    of: dict
+    seconds: float
+    parameters: int
+
+
 class StudyNetworks:
-    """The networks of a study, trained or read: what they say of the test images.
+    """The networks of a study, trained or read; each method returns `Answers`.
 
     Args:
         run: The `RunFolder`.
@@ -146,10 +164,9 @@ class StudyNetworks:
 
     def __init__(self, run, study, say, verbose):
         self.run, self.study, self.say, self.verbose = run, study, say, verbose
-        self.count, self.seconds, self.parameters = 0, 0.0, None
 
     def single(self, seed):
-        """Log-probabilities of network `seed`, by test part; so in all that follow."""
+        """Network `seed`, trained on the labels."""
 
         def plan():
             task = self.study.task(seed)
@@ -212,7 +229,6 @@ class StudyNetworks:
         return task.plan(model, student, forwards=forwards, **options)
 
     def _answers(self, name, plan):
-        self.count += 1
         record_path = running.record_path(self.run, name)
         answers_path = self.run.path / "answers" / f"{name}.npz"
         if not record_path.exists():
@@ -239,10 +255,9 @@ class StudyNetworks:
             shown = ", ".join(f"{100 * value:.2f} %" for value in record["accuracy"].values())
             self.say(f"{name}: {shown}, {record['seconds']:.0f} s")
         record = read_object(record_path)
-        self.seconds += record["seconds"]
-        self.parameters = self.parameters or record["parameters"]
         with np.load(answers_path, allow_pickle=False) as arrays:
-            return {part: arrays[part] for part in self.study.tests}
+            answers = {part: arrays[part] for part in self.study.tests}
+        return Answers(answers, record["seconds"], record["parameters"])
 
     def _train(self, name, plan):
         path = training.model_path(self.run, name)

@@ -28,7 +28,7 @@ def build(seed):
 
 @pytest.fixture(scope="module")
 def study(split):
-    return Study(build, split, SETTING, members=2, groups=2, pool=5, students=2)
+    return Study(build, split, SETTING, members=2, groups=(0, 1), pool=5, students=2)
 
 
 def by_name(found):
@@ -58,7 +58,7 @@ def test_rows_are_those_of_the_stored_networks(done, study):
         return float(np.mean(logits.argmax(-1) == test.labels))
 
     for part, test in study.tests.items():
-        values = {name: row[part]["accuracy"]["values"] for name, row in rows.items()}
+        records = {name: row["records"][part] for name, row in rows.items()}
         for group in range(2):
             mine = [logits(f"single_{2 * group + i}", test) for i in range(2)]
             taught = [logits(f"distilled_{group}_{i}", test) for i in range(2)]
@@ -71,16 +71,38 @@ def test_rows_are_those_of_the_stored_networks(done, study):
                 "distilled_ensemble": accuracy(np.mean(taught, axis=0), test),
             }
             for name, value in expected.items():
-                assert values[name][group] == pytest.approx(value), name
+                assert records[name][group]["seed"] == group
+                assert records[name][group]["accuracy"] == pytest.approx(value), name
             best = max(accuracy(own, test) for own in mine)
-            assert found["best_single"][part][group] == pytest.approx(best)
-        gains = np.subtract(values["ensemble"], values["single"])
-        assert rows["ensemble"][part]["gain"]["mean"] == pytest.approx(gains.mean())
+            assert records["single"][group]["best_member"] == pytest.approx(best)
         assert len(found["by_size"][part]) == 5
-    assert rows["single"]["test"]["gain"] is None
-    assert found["networks"] == 5 + 2 + 4 + 2 and found["parameters"] == build(0).count_params()
-    title = mysteries.comparison_table(found, "Toy", "single_view").text()
-    assert "Toy" in title and "distilled ensemble" in title
+    assert found["parameters"] == build(0).count_params()
+    assert len(list((folder / "runs").iterdir())) == 5 + 2 + 4 + 2
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_seconds_are_those_of_all_trainings_that_a_result_takes(done):
+    folder, found = done
+
+    def seconds(name):
+        return json.loads((folder / "runs" / f"{name}.json").read_text())["seconds"]
+
+    members = [seconds("single_0"), seconds("single_1")]
+    taught = [seconds("distilled_0_0"), seconds("distilled_0_1")]
+    expected = {
+        "single": np.mean(members),
+        "ensemble": sum(members),
+        "average": seconds("average_0"),
+        "distilled": sum(members) + np.mean(taught),
+        "self_distilled": members[0] + seconds("self_distilled_0"),
+        "distilled_ensemble": sum(members) + sum(taught),
+    }
+    for row in found["rows"]:
+        first = row["records"]["single_view"][0]
+        assert first["seconds"] == pytest.approx(expected[row["name"]], abs=2e-3)
+    costs = {row["name"]: (row["trained"], row["run"]) for row in found["rows"]}
+    assert costs["distilled"] == (3, 1) and costs["distilled_ensemble"] == (4, 2)
 
 
 @pytest.mark.slow
@@ -95,7 +117,7 @@ def test_students_learn_from_the_mean_logits_from_weights_of_their_own(done, stu
     ]
     images, labels = study.data.train.images, study.data.train.labels
     teacher = np.mean([keras.ops.convert_to_numpy(m(images)) for m in members], axis=0)
-    one = dataclasses.replace(study, setting=quick, groups=1, pool=2, students=1)
+    one = dataclasses.replace(study, setting=quick, groups=(0,), pool=0, students=1)
     other = folder.parent / "one"
     for seed in (0, 1):  # the same teachers, trained longer than by `quick`
         members[seed].save(_made(training.model_path(other, f"single_{seed}")))
@@ -136,9 +158,11 @@ def test_what_is_finished_is_read(done, study, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", lambda *args, **kwargs: 1 / 0)
     (folder / "runs" / "single_1.json").unlink()  # killed between the network and its record
     assert mysteries.carry_out(folder, study, say=lambda line: None) == found
-    fewer = dataclasses.replace(study, rows=("ensemble",))
+    fewer = dataclasses.replace(study, rows=("ensemble",), groups=(1,), pool=0)
     rows = by_name(mysteries.carry_out(folder, fewer, say=lambda line: None))
-    assert rows == {name: by_name(found)[name] for name in ("single", "ensemble")}
+    assert list(rows) == ["single", "ensemble"]
+    for name, row in rows.items():
+        assert row["records"]["test"] == by_name(found)[name]["records"]["test"][1:]
     with pytest.raises(ValueError, match="temperature=2.0"):
         mysteries.carry_out(folder, dataclasses.replace(study, temperature=2.0))
 
@@ -162,8 +186,9 @@ def test_accuracy_by_size_is_the_mean_over_all_ensembles():
 
 
 def test_groups_share_no_network(split):
-    study = Study(build, split, SETTING, members=3, groups=2, students=2)
-    assert study.networks == 6 and list(study.tests) == ["test", "single_view"]
+    study = Study(build, split, SETTING, members=3, groups=(0, 2), pool=4, students=2)
+    assert study.networks == [0, 1, 2, 3, 6, 7, 8]
+    assert list(study.tests) == ["test", "single_view"]
     assert study.group(0) + study.group(1) == list(range(6))
     assert study.pupils(0) + study.pupils(1) == [500, 501, 502, 503]
     assert study.settings()["network"] == ["multi_view_cnn", build(0).count_params()]
@@ -173,13 +198,16 @@ def test_groups_share_no_network(split):
     "wrong",
     [
         {"members": 1},
-        {"groups": 0},
+        {"groups": ()},
+        {"groups": (0, 0)},
+        {"groups": (-1,)},
+        {"groups": (100,)},
         {"students": 0},
-        {"pool": 9},
+        {"pool": -1},
         {"pool": 501},
         {"rows": ("mean",)},
     ],
 )
 def test_wrong_study(wrong, split):
     with pytest.raises(ValueError, match="Expected"):
-        Study(build, split, SETTING, **{"members": 5, "groups": 2, **wrong})
+        Study(build, split, SETTING, **wrong)
