@@ -28,7 +28,7 @@ if [ -n "$$failed" ]; then echo 'The run on JAX failed: see its summary above.';
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-jax test-learning lint format benchmark docs notebooks wheel check-wheel clean distclean
+.PHONY: help demo test test-fast test-jax test-learning lint format benchmark docs reproduce notebooks wheel check-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## Show the targets
@@ -63,6 +63,9 @@ benchmark: $(READY)-test  ## Measure speed against the bounds (ARGS="--all --out
 docs: $(READY)-docs  ## Build the documentation into build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 	@echo 'Open build/docs/index.html'
+
+reproduce: $(READY)-test  ## Carry out experiments (ARGS="mutual", ARGS=--list), on TFDS_DATA_DIR, into results/
+	$(BIN)/python scripts/reproduce.py $(ARGS)
 
 notebooks: $(READY)-test  ## Generate the notebooks from their scripts and execute them
 	$(BIN)/python scripts/make_notebooks.py $(ARGS)

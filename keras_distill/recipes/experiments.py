@@ -1,0 +1,381 @@
+"""What an experiment of `scripts/reproduce.py` is, and how its rows are trained and measured.
+
+An experiment is an `Experiment` in a module of its own (`experiments_mutual`, ...), listed in
+`reproducing.experiments()`. It has a question, `Claim`s, and for each of the `SCALES` a `Scale`:
+data, networks, epochs and seeds, all fixed before anything runs.
+
+Most experiments are `Row`s, each a variation of a recipe that is trained once a seed:
+
+    EXPERIMENT = Experiment(
+        name="smoothing",
+        title="Label smoothing",
+        question="Does label smoothing help a small network?",
+        scales={"tiny": Scale("mnist", Options(...), seeds=1), "small": ..., "full": ...},
+        measure=rows(
+            Row("baseline", "The student alone.", trained("baseline")),
+            Row("label_smoothing", "On smoothed labels.", trained("label_smoothing")),
+        ),
+        claims=(Claim("It helps.", "Szegedy et al., 2016", larger("label_smoothing", "baseline")),),
+    )
+
+An experiment of another kind gives a `measure` of its own: a function of a `Place` that returns a
+dict with `comparison`, a list of what `entry` makes of records, run through `with_gains`, and
+whatever else its `figure` and its `tables` show. A record is a dict with `seed`, `accuracy` (a
+share), `seconds`, and any other plain numbers. Where the data is none that `kd.data.load` knows,
+`dataset` says what it is (`name`, `train`, `test`, `image_shape`); where the networks are not the
+scale's student and teacher, `networks` says in a phrase what is trained and how. What is trained
+belongs into `place.run`, so that a second call finds it.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Callable
+
+import keras
+
+from keras_distill import _checks
+from keras_distill import data
+from keras_distill import reporting
+from keras_distill._files import written_beside
+from keras_distill.recipes import comparing
+from keras_distill.recipes import running
+from keras_distill.recipes import schemes
+from keras_distill.recipes import training
+from keras_distill.recipes.schemes import Options
+from keras_distill.reporting import tables
+from keras_distill.reporting.runs import read_object
+
+SCALES = ("tiny", "small", "full")
+LAST, BEST = ("accuracy", "gain"), ("best_accuracy", "best_gain")
+ORDER_OF_NOISE = 0  # seed of the wrong labels: the same in all runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The budget of an experiment, fixed before it runs.
+
+    Attributes:
+        dataset: As in `kd.data.load`.
+        options: The `recipes.schemes.Options` of all its rows.
+        seeds: Number of seeds, from 0.
+        limit, test_limit: Number of training and test images; None for all.
+        minutes: About how long it takes on two cores; None for a scale that wants a GPU.
+        more: What only this experiment reads, of plain values.
+    """
+
+    dataset: str
+    options: Options = Options()
+    seeds: int = 5
+    limit: int | None = None
+    test_limit: int | None = None
+    minutes: float | None = None
+    more: dict = dataclasses.field(default_factory=dict)
+
+    def settings(self):
+        """What tells one scale from another, but for the seeds, which can be added to."""
+        known = dataclasses.asdict(self)
+        del known["minutes"], known["seeds"]
+        return {**known, "options": dataclasses.asdict(self.options.filled())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A question, the claims on it, and how it is measured. See the head of this module.
+
+    Attributes:
+        name: What the command line calls it; names its files.
+        title, question: In words, for the page.
+        measure: A function of a `Place` that returns a dict with `comparison`, see there.
+        scales: A dict of one of `SCALES` -> `Scale`.
+        claims: The `claims.Claim`s.
+        notes: Sentences that belong beside the figures: what is ours, what the papers do.
+        columns: A dict of head -> function of an entry that gives a cell: more columns of the
+            table. One that is `MISSING` in all rows is left out.
+        figure: A function of the results that returns a matplotlib figure. Defaults to each
+            row's accuracies.
+        tables: A function of the results that returns more `kd.reporting.Table`s.
+    """
+
+    name: str
+    title: str
+    question: str
+    measure: Callable
+    scales: dict
+    claims: tuple = ()
+    notes: tuple = ()
+    columns: dict = dataclasses.field(default_factory=dict)
+    figure: Callable | None = None
+    tables: Callable | None = None
+
+    def __post_init__(self):
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise ValueError(_checks.message("a name of a-z, 0-9 and _", "name", self.name))
+        if set(self.scales) != set(SCALES):
+            raise ValueError(
+                _checks.message(f"`scales` of {', '.join(SCALES)}", "scales", sorted(self.scales))
+            )
+
+    def scale(self, name):
+        """The `Scale` of that name."""
+        return self.scales[_checks.one_of("scale", name, SCALES)]
+
+
+class Place:
+    """Where an experiment runs, and on what.
+
+    Args:
+        run: The `RunFolder` of what is trained.
+        scale: The `Scale`.
+        seeds: The seeds.
+        data_dir: As in `kd.data.load`.
+        say: Called with each line for the person who waits.
+    """
+
+    def __init__(self, run, scale, seeds, data_dir=None, say=print):
+        self.run = run
+        self.scale = scale
+        self.seeds = list(seeds)
+        self.data_dir = data_dir
+        self.say = say
+        self.load = functools.cache(self._load)
+
+    def _load(self, noise=0.0):
+        scale = self.scale
+        if noise:
+            return data.label_noise(self.load(), noise, seed=ORDER_OF_NOISE)
+        return data.load(
+            scale.dataset, self.data_dir, limit=scale.limit, test_limit=scale.test_limit
+        )
+
+    def model(self, row, seed):
+        """The file of what the row with this id trained."""
+        return training.model_path(self.run, file_name(row, seed))
+
+    def stored(self, name, measure):
+        """What `measure()` returned, a dict of plain values, read where it was stored before.
+
+        Args:
+            name: Of the file, without ending.
+            measure: A function without arguments.
+        """
+        path = pathlib.Path(self.run) / "measured" / f"{name}.json"
+        if not path.exists():
+            store(path, measure())
+        return read_object(path)
+
+
+def store(path, found):
+    """Writes a dict as JSON, whole or not at all."""
+    with written_beside(path) as temporary:
+        text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+        pathlib.Path(temporary).write_text(text, encoding="utf-8")
+
+
+def file_name(row, seed):
+    """How the files of one training are called, from the row's id."""
+    return f"{re.sub('[^a-z0-9]+', '_', row.lower()).strip('_')}_seed{seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a comparison.
+
+    Attributes:
+        name: In tables; a recipe's or a loss's own name where it is one, by which the pages of
+            the methods find it.
+        what: A sentence.
+        measure: A function of `(place, row, seed)` that returns a record, such as `trained`.
+        group: Rows are compared with the first of their group.
+        needs: Ids of the rows that are trained before with the same seed and used here; the
+            images that they forwarded count among those `before`.
+        seeds: At most so many seeds; None for all.
+    """
+
+    name: str
+    what: str
+    measure: Callable
+    group: str = ""
+    needs: tuple = ()
+    seeds: int | None = None
+
+    @property
+    def id(self):
+        """What tells the row from all others of the experiment: `GROUP/NAME`, or the name."""
+        return f"{self.group}/{self.name}" if self.group else self.name
+
+
+def rows(*every):
+    """The `measure` of an experiment that trains rows, seed by seed.
+
+    Args:
+        *every: `Row`s; those that others need come first.
+    """
+    ids = [row.id for row in every]
+    if len(set(ids)) < len(ids) or any(not set(row.needs) <= set(ids) for row in every):
+        raise ValueError(_checks.message("rows with names of their own", "rows", ids))
+
+    def measure(place):
+        records = {row.id: [] for row in every}
+        costs = {}
+        for place_of_seed, seed in enumerate(place.seeds):
+            for row in every:
+                if row.seeds is not None and place_of_seed >= row.seeds:
+                    continue
+                record = row.measure(place, row, seed)
+                for other in row.needs:
+                    record["images"]["before"] += costs[other, seed]
+                costs[row.id, seed] = sum(record["images"].values())
+                records[row.id].append(record)
+                place.say(
+                    f"{row.id}, seed {seed}: {100 * record['accuracy']:.2f} %, best "
+                    f"{100 * record['best_accuracy']:.2f} %, {record['seconds']:.0f} s"
+                )
+                keras.backend.clear_session(free_memory=False)  # many graphs stay otherwise
+        kept = [row for row in every if records[row.id]]
+        entries = [entry(row.name, row.what, records[row.id], row.group) for row in kept]
+        return {"comparison": with_gains(entries), "remarks": budgets(entries, place.scale)}
+
+    return measure
+
+
+def entry(name, what, records, group=""):
+    """One of `comparison`: a row's records and the statistics of their accuracies.
+
+    Args:
+        name, what, group: As in `Row`.
+        records: Dicts with `seed` and `accuracy`, and with `best_accuracy` where it is known.
+
+    Returns:
+        A dict of `id`, `name`, `group`, `what`, `records`, and for each of the two accuracies
+        `mean`, `deviation`, `error` (of the mean) and `values`.
+    """
+    made = {"id": f"{group}/{name}" if group else name, "name": name, "group": group}
+    made |= {"what": what, "records": records}
+    for key, _ in (LAST, BEST):
+        values = [record[key] for record in records if key in record]
+        if values:
+            mean, error = tables.mean_and_error(values)
+            deviation = None if error is None else error * math.sqrt(len(values))
+            made[key] = {"mean": mean, "deviation": deviation, "error": error, "values": values}
+    return made
+
+
+def with_gains(entries):
+    """Adds `gain` and `best_gain` over the first entry of each group, at the seeds of both.
+
+    Each is `mean`, `error` (None for one seed) and `seeds`.
+    """
+    first = {}
+    for made in entries:
+        base = first.setdefault(made["group"], made)
+        own, its = ({record["seed"]: record for record in e["records"]} for e in (made, base))
+        seeds = [seed for seed in own if seed in its]
+        for key, gain in (LAST, BEST):
+            if made is not base and seeds and key in made and key in base:
+                sides = ([records[seed][key] for seed in seeds] for records in (its, own))
+                found = tables.paired_gain(*sides)
+                made[gain] = {"mean": found.mean, "error": found.error, "seeds": found.seeds}
+    return entries
+
+
+def budgets(entries, scale):
+    """Sentences on what differs between the rows of each group beside the scheme."""
+    groups = {}
+    for made in entries:
+        groups.setdefault(made["group"], {})[made["name"]] = made["records"]
+    lines = []
+    for group, records in groups.items():
+        start = f"{group}: " if group else ""
+        lines += [start + line for line in comparing.remarks(records, scale.options)]
+    return lines
+
+
+def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None, **arguments):
+    """The `measure` of a row that trains a variation of a recipe.
+
+    Args:
+        base: Name of the recipe, whose setting is used.
+        make: A function of `(place, task)` and the recipe's own keyword arguments that returns a
+            `Plan`. Defaults to the recipe's.
+        noise: Share of wrong training labels.
+        change: A function of the scale's `Options`, filled, that returns this row's.
+        at_end: A function of `(model, images)`, the wrapper and the test `ImageData`, that
+            returns a dict which is added to the record. Called after the last epoch.
+        after: The same of `(place, row, seed)`, called when the training is done.
+        **arguments: Of the recipe, such as `students=3`.
+
+    Returns:
+        A function of `(place, row, seed)` that returns the record of `running.carry_out`, with
+        what `at_end` and `after` found.
+    """
+    scheme = schemes.named(base)
+
+    def measure(place, row, seed):
+        recipe = dataclasses.replace(
+            scheme,
+            name=row.id,
+            make=functools.partial(scheme.make, **arguments),
+            small_options={**scheme.small_options, **arguments},
+        )
+        if make is not None:
+            own = functools.partial(make, place, **arguments)
+            recipe = dataclasses.replace(recipe, make=own, first=None)
+        options = place.scale.options.filled()
+        options = change(options).filled() if change else options
+        name, split = file_name(row.id, seed), place.load(noise)
+        extras = pathlib.Path(place.run) / "measured" / f"{name}.json"
+        looks = [AtTheEnd(at_end, split.test, extras)] if at_end else []
+        files = name, f"{name}_teacher"
+        record = running.carry_out(
+            place.run, recipe, split, options, seed, files=files, callbacks=looks
+        )
+        record = {**record, "seed": seed}
+        if at_end:
+            record |= read_object(extras)
+        if after:
+            record |= place.stored(f"{name}_after", lambda: after(place, row, seed))
+        return record
+
+    return measure
+
+
+class AtTheEnd(keras.callbacks.Callback):
+    """Measures a wrapper after its last epoch, before that epoch's backup, and stores it.
+
+    Args:
+        function: As `at_end` of `trained`.
+        test: The test `ImageData`.
+        path: The JSON file to write.
+    """
+
+    def __init__(self, function, test, path):
+        super().__init__()
+        self.function = function
+        self.test = test
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.params["epochs"]:
+            store(self.path, self.function(self.model, self.test))
+
+
+def begin(experiment, scale, work, restart=False):
+    """The `RunFolder` of an experiment at a scale, begun or gone on with.
+
+    Args:
+        experiment: An `Experiment`.
+        scale: One of `SCALES`.
+        work: The folder of all experiments' runs.
+        restart: Whether to remove an earlier run first.
+
+    Raises:
+        ValueError: If the folder was begun with other settings.
+    """
+    run = reporting.RunFolder(pathlib.Path(work) / f"{experiment.name}_{scale}")
+    settings = {"experiment": experiment.name, "scale": scale, **experiment.scale(scale).settings()}
+    training.begin(run, settings, restart)
+    return run

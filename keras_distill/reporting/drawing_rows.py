@@ -1,0 +1,76 @@
+"""Figures of experiments: rows of seeds with their means, and curves with their spread."""
+
+from keras_distill.reporting import style
+from keras_distill.reporting.style import TEXT
+from keras_distill.reporting.style import label
+
+INCHES = 0.27  # of a row
+
+
+def rows(panels, words):
+    """Each row's seeds as dots and their mean with its standard error; a dashed line at the first.
+
+    Args:
+        panels: Dicts of `title` and `rows`: dicts of `name`, `values`, `mean`, `error` (of the
+            mean, or None), as in `summaries.accuracies`.
+        words: What the values are, below the axis.
+
+    Returns:
+        A figure, its panels one below the other.
+    """
+    heights = [0.45 + INCHES * len(panel["rows"]) for panel in panels]
+    figure = style.figure(1.5 * style.WIDTH, sum(heights) + 0.4)
+    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+    axes = [figure.add_subplot(grid[i]) for i in range(len(panels))]
+    for axis, panel in zip(axes, panels):
+        style.tidy(axis)
+        own = panel["rows"]
+        axis.axvline(own[0]["mean"], color=style.GREY, linestyle="--", lw=0.8)
+        for i, row in enumerate(own):
+            colour = style.GREY if i == 0 else style.ROLES["teacher"]
+            axis.scatter(row["values"], [i] * len(row["values"]), s=9, color=colour, alpha=0.4)
+            axis.errorbar(row["mean"], i, xerr=row["error"], fmt="|", ms=9, capsize=2, color=colour)
+        axis.set_yticks(range(len(own)), [label(row["name"], 32) for row in own])
+        axis.set_ylim(len(own) - 0.5, -0.5)
+        axis.margins(x=0.06)
+        axis.grid(axis="x", alpha=0.3)
+        if panel["title"]:
+            axis.set_title(label(panel["title"], 60), fontsize=TEXT, loc="left")
+    axes[-1].set_xlabel(words, fontsize=TEXT)
+    return figure
+
+
+def curves(lines, x, y, logarithmic=False):
+    """Lines with dots, and a bar of their error at each.
+
+    Args:
+        lines: Dicts of `name`, `x`, `y` and `error` (numbers, or None for no bars), `line`
+            (whether the dots are joined).
+        x, y: Words for the axes.
+        logarithmic: Whether x is.
+
+    Returns:
+        A figure.
+    """
+    figure, axis = style.single(1.3 * style.WIDTH, 3.0 + 0.15 * len(lines))
+    colours = style.colours([line["name"] for line in lines], roles={})
+    for line in lines:
+        axis.errorbar(
+            line["x"],
+            line["y"],
+            yerr=line.get("error"),
+            fmt="-o" if line.get("line", True) else "o",
+            ms=4,
+            lw=1.2,
+            capsize=2,
+            color=colours[line["name"]],
+            label=label(line["name"], 48),
+        )
+    if logarithmic:
+        axis.set_xscale("log")
+    axis.set_xlabel(x, fontsize=TEXT)
+    axis.set_ylabel(y, fontsize=TEXT)
+    axis.grid(alpha=0.3)
+    axis.margins(0.08)
+    figure.legend(loc="outside lower center", ncols=1, fontsize=TEXT - 0.5, frameon=False)
+    return figure
