@@ -288,7 +288,7 @@ def test_missing_pieces_are_named(tmp_path):
         report(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"results\.json"):
         report(tmp_path)
-    run = make_run(tmp_path, pictures=False)
+    run = make_run(tmp_path, pictures=False, metrics=False)
     run.write_pictures(images=np.zeros((1, 2, 2, 1)))
     with pytest.raises(ValueError, match=r"`pictures\.npz` to hold.*'labels'"):
         report(run)
