@@ -1,9 +1,11 @@
-"""Keeps what native code says off the terminal: at start-up, and while a file is converted."""
+"""The terminal: native code's words kept off it, our lines made to fit it."""
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
+import textwrap
 
 INTERRUPTED = 130
 
@@ -65,3 +67,25 @@ def _ended_by_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
         os.close(terminal)
+
+
+def wrapped(text, stream, indent=0):
+    """A line as a terminal shows it without breaking words; the line itself for a file or a pipe.
+
+    Args:
+        text: The line.
+        stream: Where it goes.
+        indent: Blanks before all lines but the first.
+    """
+    if not stream.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        text,
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    )

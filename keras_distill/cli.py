@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from keras_distill import _terminal
 from keras_distill import cli_errors
 from keras_distill._version import __version__
 from keras_distill.cli_deploy import export
@@ -57,15 +58,15 @@ def _root(
     """Knowledge distillation for Keras 3: train a small model that knows what a large one knows.
 
     \b
-    keras-distill demo                           the whole path, on real digits, in minutes
+    keras-distill demo             the whole path, on real digits, in minutes
     keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20
-    keras-distill evaluate runs/train/models/student.keras --dataset cifar10
-    keras-distill export runs/train/models/student.keras --quantize int8 --dataset cifar10
-    keras-distill COMMAND --help                 options and examples of a command
+    keras-distill evaluate student.keras --dataset cifar10
+    keras-distill export student.keras --quantize int8 --dataset cifar10
+    keras-distill COMMAND --help   options and examples of a command
     """  # noqa: D301
 
 
-@app.command()
+@app.command(short_help="The whole path on real digits: distil, export, report.")
 def demo(
     out: Out = "runs/demo",
     seeds: Annotated[int, typer.Option(help="Students of each kind.")] = 5,
@@ -92,7 +93,7 @@ def demo(
         raise typer.Exit(cli_errors.STRAYED)
 
 
-@app.command()
+@app.command(short_help="Train a teacher and distil a student, or follow a recipe.")
 def train(
     dataset: Dataset,
     recipe: maybe(str, "One that `keras-distill recipes` lists.") = None,
@@ -135,12 +136,15 @@ def train(
     earlier one stopped, even one that was killed, and ends with the same weights.
 
     \b
-    keras-distill train --dataset digits --teacher small-32 --ensemble 5 --student small-4
-    keras-distill train --dataset cifar10 --teacher resnet56 --student resnet20 --augment
-    keras-distill train --dataset digits --teacher small-32 --student small-4 --loss Hint
-    keras-distill train --dataset photos/ --image-size 64 --teacher big.keras --student small-16
+    keras-distill train --dataset digits --teacher small-32 --student small-4
+    keras-distill train --dataset cifar10 --teacher resnet56 --ensemble 3 \\
+        --student resnet20 --augment
+    keras-distill train --dataset digits --teacher small-32 --student small-4 \\
+        --loss Hint
+    keras-distill train --dataset photos/ --image-size 64 --teacher big.keras \\
+        --student small-16
     keras-distill train --dataset fashion_mnist --limit 1000 --recipe mutual
-    keras-distill train --dataset cifar100 --recipe dlb --setting paper --student resnet32
+    keras-distill train --dataset cifar100 --recipe dlb --setting paper
     """  # noqa: D301
     given = dict(locals())
     start(deterministic=True)
@@ -150,7 +154,7 @@ def train(
     commands.train(given, given.pop("out"), given.pop("restart"), verbose)
 
 
-@app.command()
+@app.command(short_help="Measure a network or an exported file on test images.")
 def evaluate(
     model: Annotated[str, typer.Argument(help="A .keras or .tflite file, or a SavedModel folder.")],
     dataset: Dataset,
@@ -163,13 +167,13 @@ def evaluate(
 
     \b
     keras-distill evaluate student.keras --dataset digits
-    keras-distill evaluate student_int8.tflite --dataset digits --teacher teacher.keras
+    keras-distill evaluate int8.tflite --dataset digits --teacher teacher.keras
     """  # noqa: D301
     given = dict(locals())
     _compare({"models": [given.pop("model")], **given})
 
 
-@app.command()
+@app.command(short_help="Show networks side by side, or train recipes and compare.")
 def compare(
     dataset: Dataset,
     models: Annotated[
@@ -208,19 +212,19 @@ def compare(
     earlier one stopped.
 
     \b
-    keras-distill compare alone.keras distilled.keras --dataset digits --teacher teacher.keras
+    keras-distill compare a.keras b.keras --dataset digits --teacher big.keras
     keras-distill compare student.keras student_int8.tflite --dataset digits
-    keras-distill compare --recipe baseline --recipe dlb --dataset fashion_mnist --limit 1000
+    keras-distill compare --recipe baseline --recipe dlb --dataset digits
     """  # noqa: D301
     given = dict(locals())
     _compare(given, given.pop("out"), given.pop("restart"))
 
 
-app.command()(export)
-app.command()(quantize)
+app.command(short_help="Write a .tflite file or a SavedModel, and check it.")(export)
+app.command(short_help="Distil on in simulated int8, and compare the files.")(quantize)
 
 
-@app.command()
+@app.command(short_help="Run a teacher once and keep what it says; or verify that.")
 def cache(
     path: Annotated[str, typer.Argument(help="The folder of the cache.")],
     teacher: maybe(str, "A .keras file: build the cache, or go on with it.") = None,
@@ -255,8 +259,10 @@ def cache(
     stopped. Without, it is described. `kd.data.TeacherCache` reads it.
 
     \b
-    keras-distill cache runs/cache --teacher big.keras --dataset cifar10 --views 10 --augment
-    keras-distill cache runs/cache --teacher big.keras --dataset cifar10 --top-k 5 --temperature 4
+    keras-distill cache runs/cache --teacher big.keras --dataset cifar10 \\
+        --views 10 --augment
+    keras-distill cache runs/cache --teacher big.keras --dataset cifar10 \\
+        --top-k 5 --temperature 4
     keras-distill cache runs/cache --verify
     """  # noqa: D301
     given = dict(locals())
@@ -266,21 +272,23 @@ def cache(
     commands.cache(given, 1 if sys.stdout.isatty() else 0)
 
 
-@app.command()
+@app.command(short_help="List all losses with their papers.")
 def losses():
     """List all losses, family by family, each with its paper; `train --loss` takes them."""
     from keras_distill.recipes.loss_names import listed
 
-    print(*listed(), sep="\n")
+    for line in listed():
+        print(_terminal.wrapped(line, sys.stdout, indent=29))
 
 
-@app.command()
+@app.command(short_help="List the recipes with their papers.")
 def recipes():
     """List the recipes for `train --recipe` and `compare --recipe`, each with its paper."""
     from keras_distill.recipes.schemes import RECIPES
 
     for recipe in RECIPES:
-        print(f"{recipe.name:20} {recipe.summary} {recipe.reference}")
+        line = f"{recipe.name:20} {recipe.summary} {recipe.reference}"
+        print(_terminal.wrapped(line, sys.stdout, indent=21))
 
 
 def _compare(given, out=None, restart=False):

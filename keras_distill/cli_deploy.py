@@ -45,7 +45,7 @@ def export(
     \b
     keras-distill export student.keras
     keras-distill export student.keras --quantize int8 --dataset digits
-    keras-distill export student.keras --format saved-model --out student_saved_model
+    keras-distill export student.keras --format saved-model
     """  # noqa: D301
     start()
     from keras_distill.recipes.exporting import write
@@ -91,7 +91,7 @@ def quantize(
     earlier one stopped.
 
     \b
-    keras-distill quantize student.keras --teacher teacher.keras --dataset cifar10 --augment
+    keras-distill quantize student.keras --teacher big.keras --dataset cifar10
     """  # noqa: D301
     given = {name: value for name, value in locals().items() if value is not None}
     start(deterministic=True)

@@ -6,6 +6,7 @@ import sys
 
 from keras_distill import _files
 from keras_distill import _memory
+from keras_distill import _terminal
 
 STRAYED = 1
 USAGE_ERROR = 2
@@ -44,7 +45,8 @@ def told(error, debug=False):
     known = isinstance(error, OURS) or _memory.is_out_of_memory(error) or _files.lacks_room(error)
     if not of_usage and (debug or not known):
         raise
-    print(_usage(error) if of_usage else f"keras-distill: {_line(error)}", file=sys.stderr)
+    line = _usage(error) if of_usage else f"keras-distill: {_line(error)}"
+    print(_terminal.wrapped(line, sys.stderr), file=sys.stderr)
     return STRAYED if type(error).__name__ == "ParityError" else USAGE_ERROR
 
 

@@ -1,6 +1,7 @@
 """The command line: help, errors in one line, training, evaluation, export, and going on."""
 
 import inspect
+import io
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import keras_distill as kd
+from keras_distill import _terminal
 from keras_distill import cli
 from keras_distill.recipes import schemes
 from keras_distill.recipes import training
@@ -89,6 +91,28 @@ def test_help_explains_each_command_with_an_example(call, command):
     for line in out.partition("Options:")[2].splitlines():
         if line.strip().startswith("--") and "--help" not in line:
             assert len(line.split()) > 1
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_fits_a_terminal_of_80_columns(call, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call(*command, "--help")
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+    assert "..." not in out.partition("Commands:")[2]
+
+
+def test_lines_are_wrapped_for_a_terminal_alone(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "60")
+    line = "  name   Expected what is told, in a line of more than sixty columns. https://a.b/c-d"
+    found = _terminal.wrapped(line, Terminal(), indent=9).splitlines()
+    assert len(found) == 2 and max(map(len, found)) <= 60
+    assert found[0].startswith("  name   Expected") and found[1].startswith(" " * 9 + "columns")
+    assert " ".join(" ".join(found).split()) == " ".join(line.split())
+    assert _terminal.wrapped(line, io.StringIO(), indent=9) == line
 
 
 def test_every_loss_is_listed_with_what_it_is(call):

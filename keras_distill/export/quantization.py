@@ -4,7 +4,6 @@ import keras
 
 from keras_distill import _checks
 from keras_distill import _graph
-from keras_distill import _keras
 from keras_distill import _quantization
 from keras_distill.export import _network
 from keras_distill.export import _samples
