@@ -6,9 +6,9 @@ from keras_distill.reporting import drawing_rows
 from keras_distill.reporting import tables
 
 COPIES = (
-    "Most CIFAR-10 images of the prepared copy that this project ships its figures from are JPEG "
-    "copies of the originals (41,664 of 50,000 training and 8,983 of 10,000 test images): compare "
-    "the rows with each other, not with published figures."
+    "In the prepared CIFAR-10 behind this project's own figures 41,664 of 50,000 training and "
+    "8,983 of 10,000 test images are JPEG copies of the originals: compare the rows with each "
+    "other, not with published figures."
 )
 
 

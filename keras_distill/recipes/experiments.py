@@ -41,6 +41,7 @@ from keras_distill import _checks
 from keras_distill import data
 from keras_distill import reporting
 from keras_distill._files import written_beside
+from keras_distill.callbacks.non_finite import NonFiniteLoss
 from keras_distill.recipes import comparing
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
@@ -133,14 +134,16 @@ class Place:
         seeds: The seeds.
         data_dir: As in `kd.data.load`.
         say: Called with each line for the person who waits.
+        out: The folder of the results of all experiments.
     """
 
-    def __init__(self, run, scale, seeds, data_dir=None, say=print):
+    def __init__(self, run, scale, seeds, data_dir=None, say=print, out="results"):
         self.run = run
         self.scale = scale
         self.seeds = list(seeds)
         self.data_dir = data_dir
         self.say = say
+        self.out = pathlib.Path(out)
         self.load = functools.cache(self._load)
 
     def _load(self, noise=0.0):
@@ -154,6 +157,16 @@ class Place:
     def model(self, row, seed):
         """The file of what the row with this id trained."""
         return training.model_path(self.run, file_name(row, seed))
+
+    def check(self, name, settings):
+        """Raises where a training of that name was begun with other settings; else stores them."""
+        settings = json.loads(json.dumps(settings))
+        there = self.stored(f"{name}_settings", lambda: settings)
+        if there != settings:
+            raise ValueError(
+                f"Expected the settings that {name} was begun with: {there}. Received: {settings}. "
+                "Choose another --work, or begin anew with --restart."
+            )
 
     def stored(self, name, measure):
         """What `measure()` returned, a dict of plain values, read where it was stored before.
@@ -219,25 +232,33 @@ def rows(*every):
         raise ValueError(_checks.message("rows with names of their own", "rows", ids))
 
     def measure(place):
-        records = {row.id: [] for row in every}
+        records, remarks = {row.id: [] for row in every}, []
         costs = {}
         for place_of_seed, seed in enumerate(place.seeds):
             for row in every:
                 if row.seeds is not None and place_of_seed >= row.seeds:
                     continue
-                record = row.measure(place, row, seed)
+                try:
+                    record = row.measure(place, row, seed)
+                except NonFiniteLoss as error:
+                    remarks.append(f"{row.id} diverged with seed {seed}: {error}")
+                    place.say(remarks[-1])
+                    continue
                 for other in row.needs:
                     record["images"]["before"] += costs[other, seed]
                 costs[row.id, seed] = sum(record["images"].values())
                 records[row.id].append(record)
                 place.say(
-                    f"{row.id}, seed {seed}: {100 * record['accuracy']:.2f} %, best "
-                    f"{100 * record['best_accuracy']:.2f} %, {record['seconds']:.0f} s"
+                    f"{row.id}, seed {seed}: {100 * record['accuracy']:.2f} %, "
+                    f"{record['seconds']:.0f} s"
                 )
                 keras.backend.clear_session(free_memory=False)  # many graphs stay otherwise
         kept = [row for row in every if records[row.id]]
         entries = [entry(row.name, row.what, records[row.id], row.group) for row in kept]
-        return {"comparison": with_gains(entries), "remarks": budgets(entries, place.scale)}
+        return {
+            "comparison": with_gains(entries),
+            "remarks": remarks + budgets(entries, place.scale),
+        }
 
     return measure
 
@@ -306,7 +327,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         at_end: A function of `(model, images)`, the wrapper and the test `ImageData`, that
             returns a dict which is added to the record. Called after the last epoch.
         after: The same of `(place, row, seed)`, called when the training is done.
-        **arguments: Of the recipe, such as `students=3`.
+        **arguments: Of the recipe, such as `students=3`; plain values.
 
     Returns:
         A function of `(place, row, seed)` that returns the record of `running.carry_out`, with
@@ -327,13 +348,14 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         options = place.scale.options.filled()
         options = change(options).filled() if change else options
         name, split = file_name(row.id, seed), place.load(noise)
+        place.check(name, {"recipe": base, "noise": noise, "arguments": arguments})
         extras = pathlib.Path(place.run) / "measured" / f"{name}.json"
         looks = [AtTheEnd(at_end, split.test, extras)] if at_end else []
         files = name, f"{name}_teacher"
         record = running.carry_out(
             place.run, recipe, split, options, seed, files=files, callbacks=looks
         )
-        record = {**record, "seed": seed}
+        record = {**record, "seed": seed, "arguments": arguments}
         if at_end:
             record |= read_object(extras)
         if after:

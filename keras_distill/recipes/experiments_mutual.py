@@ -34,7 +34,7 @@ EACH = Measure("mean_accuracy")
 PEER = Measure("peer_accuracy")
 LEAST = 1e-12  # probability
 
-TINY = Options(student="small-2", teacher="small-3", ensemble=1, epochs=1, batch_size=16, looks=1)
+TINY = Options(student="small-2", teacher="small-3", ensemble=1, epochs=1, batch_size=30, looks=1)
 SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1)
 FULL = Options(setting="paper", student="resnet32", teacher="wrn-28-10")
 
@@ -49,7 +49,7 @@ def scales(seeds, minutes, small=SMALL, full=FULL, **more):
         **more: As in `Scale`, for "small" and "full".
     """
     return {
-        "tiny": Scale("digits", TINY, 1, limit=32, test_limit=40, **more),
+        "tiny": Scale("digits", TINY, 1, limit=60, test_limit=40, **more),
         "small": Scale("fashion_mnist", small, seeds, limit=1000, minutes=minutes, **more),
         "full": Scale("cifar10", full, seeds, **more),
     }

@@ -14,7 +14,9 @@ from keras_distill._files import written_beside
 from keras_distill.recipes import comparing
 from keras_distill.recipes import experiment_pages
 from keras_distill.recipes import experiments as definitions
+from keras_distill.recipes import experiments_losses
 from keras_distill.recipes import experiments_mutual
+from keras_distill.recipes import experiments_self
 from keras_distill.recipes import results as run_results
 from keras_distill.reporting import style
 from keras_distill.reporting.runs import read_object
@@ -22,7 +24,16 @@ from keras_distill.reporting.runs import read_object
 
 def experiments():
     """All `Experiment`s by name, in the order of their importance."""
-    every = (experiments_mutual.MUTUAL, experiments_mutual.COHORTS)
+    every = (
+        experiments_mutual.MUTUAL,
+        experiments_self.SELF,
+        experiments_losses.PREDICTIONS,
+        experiments_losses.LAYERS,
+        experiments_self.NOISE,
+        experiments_mutual.COHORTS,
+        experiments_self.AUGMENTATION,
+        experiments_losses.SECOND,
+    )
     return {experiment.name: experiment for experiment in every}
 
 
@@ -95,7 +106,7 @@ def reproduce(
         _check(path, scale, budget, seeds)
     run = definitions.begin(experiment, scale, work, restart)
     say(f"{experiment.name}, {scale}: {experiment.question}")
-    place = definitions.Place(run, budget, seeds, data_dir, say)
+    place = definitions.Place(run, budget, seeds, data_dir, say, out)
     found = experiment.measure(place)
     results = {
         "experiment": experiment.name,
