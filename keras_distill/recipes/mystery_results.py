@@ -123,11 +123,11 @@ def _training(study):
         f"students taught at temperature {study.temperature:g}, weights {study.weight:g} of the "
         f"teacher and {study.label_weight:g} of the labels"
     )
+    epochs = f"{setting.epochs} epoch{'s' if setting.epochs > 1 else ''}"
     return (
-        f"{setting.epochs} epochs of batch {setting.batch_size}, SGD from "
-        f"{setting.learning_rate:g}, {rate}, momentum {setting.momentum:g}, weight decay "
-        f"{setting.weight_decay:g}, {'with' if setting.augment else 'without'} augmentation; "
-        f"{taught}"
+        f"{epochs} of batch {setting.batch_size}, SGD from {setting.learning_rate:g}, {rate}, "
+        f"momentum {setting.momentum:g}, weight decay {setting.weight_decay:g}, "
+        f"{'with' if setting.augment else 'without'} augmentation; {taught}"
     )
 
 
@@ -161,7 +161,9 @@ def figure(results):
                     "line": False,
                 }
             )
-    return drawing_rows.curves(lines, "networks that answer", "test accuracy in %")
+    drawn = drawing_rows.curves(lines, "networks that answer", "test accuracy in %")
+    drawn.axes[0].xaxis.get_major_locator().set_params(integer=True)
+    return drawn
 
 
 def size_tables(results):
