@@ -203,9 +203,16 @@ MUTUAL = Experiment(
 )
 
 
-def _cohort(size, name=None, what=None, **arguments):
+def _plan_of_cohort(place, task, students, **options):
+    """The recipe "mutual" with more of `MutualLearner`'s arguments."""
+    cohort = [task.build(k, f"student{k + 1}") for k in range(students)]
+    forwards = Forwards(student=task.count, peers=task.count * (students - 1))
+    return task.plan(MutualLearner(cohort, **options), cohort[0], forwards=forwards)
+
+
+def _cohort(size, name=None, what=None, **options):
     what = what or f"{size} students, each taught by each other one."
-    measure = trained("mutual", at_end=answers, students=size, **arguments)
+    measure = trained("mutual", _plan_of_cohort, at_end=answers, students=size, **options)
     return Row(name or f"cohort_{size}", what, measure)
 
 

@@ -14,9 +14,13 @@ from keras_distill._files import written_beside
 from keras_distill.recipes import comparing
 from keras_distill.recipes import experiment_pages
 from keras_distill.recipes import experiments as definitions
+from keras_distill.recipes import experiments_compression
 from keras_distill.recipes import experiments_losses
+from keras_distill.recipes import experiments_memory
 from keras_distill.recipes import experiments_mutual
+from keras_distill.recipes import experiments_mysteries
 from keras_distill.recipes import experiments_self
+from keras_distill.recipes import experiments_synthetic
 from keras_distill.recipes import results as run_results
 from keras_distill.reporting import style
 from keras_distill.reporting.runs import read_object
@@ -25,14 +29,21 @@ from keras_distill.reporting.runs import read_object
 def experiments():
     """All `Experiment`s by name, in the order of their importance."""
     every = (
+        experiments_mysteries.DEEP,
         experiments_mutual.MUTUAL,
         experiments_self.SELF,
+        experiments_compression.COMPRESSION,
         experiments_losses.PREDICTIONS,
         experiments_losses.LAYERS,
         experiments_self.NOISE,
         experiments_mutual.COHORTS,
         experiments_self.AUGMENTATION,
+        experiments_memory.MEMORY,
         experiments_losses.SECOND,
+        experiments_mysteries.RANDOM_FEATURES,
+        experiments_mysteries.TANGENT,
+        experiments_synthetic.GAUSSIAN,
+        experiments_synthetic.MULTI_VIEW,
     )
     return {experiment.name: experiment for experiment in every}
 
