@@ -176,7 +176,7 @@ MULTI_VIEW = Experiment(
             "multi_view",
             Options(),
             5,
-            minutes=7,
+            minutes=4,
             more={
                 "training": {**MULTI_VIEW_TRAINING, "epochs": 30, "batch_size": 100},
                 "members": 5,

@@ -50,6 +50,7 @@ def planned(monkeypatch):
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", EVERY)
 def test_networks_fit_the_data_and_depend_on_the_seed(name, planned, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import keras_distill as kd
 from keras_distill.recipes import mysteries
+from keras_distill.recipes import running
 from keras_distill.recipes import training
 from keras_distill.recipes.mysteries import Study
 from keras_distill.recipes.settings import Setting
@@ -28,7 +30,7 @@ def build(seed):
 
 @pytest.fixture(scope="module")
 def study(split):
-    return Study(build, split, SETTING, members=2, groups=(0, 1), pool=5, students=2)
+    return Study(build, split, SETTING, members=2, groups=(1,), pool=3, students=2)
 
 
 def by_name(found):
@@ -59,25 +61,25 @@ def test_rows_are_those_of_the_stored_networks(done, study):
 
     for part, test in study.tests.items():
         records = {name: row["records"][part] for name, row in rows.items()}
-        for group in range(2):
-            mine = [logits(f"single_{2 * group + i}", test) for i in range(2)]
-            taught = [logits(f"distilled_{group}_{i}", test) for i in range(2)]
-            expected = {
-                "single": np.mean([accuracy(own, test) for own in mine]),
-                "ensemble": accuracy(np.mean(mine, axis=0), test),
-                "average": accuracy(logits(f"average_{group}", test), test),
-                "distilled": np.mean([accuracy(own, test) for own in taught]),
-                "self_distilled": accuracy(logits(f"self_distilled_{group}", test), test),
-                "distilled_ensemble": accuracy(np.mean(taught, axis=0), test),
-            }
-            for name, value in expected.items():
-                assert records[name][group]["seed"] == group
-                assert records[name][group]["accuracy"] == pytest.approx(value), name
-            best = max(accuracy(own, test) for own in mine)
-            assert records["single"][group]["best_member"] == pytest.approx(best)
-        assert len(found["by_size"][part]) == 5
+        mine = [logits(f"single_{seed}", test) for seed in (2, 3)]
+        taught = [logits(f"distilled_1_{place}", test) for place in (0, 1)]
+        expected = {
+            "single": np.mean([accuracy(own, test) for own in mine]),
+            "ensemble": accuracy(np.mean(mine, axis=0), test),
+            "average": accuracy(logits("average_1", test), test),
+            "distilled": np.mean([accuracy(own, test) for own in taught]),
+            "self_distilled": accuracy(logits("self_distilled_1", test), test),
+            "distilled_ensemble": accuracy(np.mean(taught, axis=0), test),
+        }
+        for name, value in expected.items():
+            (record,) = records[name]
+            assert record["seed"] == 1
+            assert record["accuracy"] == pytest.approx(value), name
+        best = max(accuracy(own, test) for own in mine)
+        assert records["single"][0]["best_member"] == pytest.approx(best)
+        assert [each["size"] for each in found["by_size"][part]] == [1, 2, 3, 4]
     assert found["parameters"] == build(0).count_params()
-    assert len(list((folder / "runs").iterdir())) == 5 + 2 + 4 + 2
+    assert len(list((folder / "runs").iterdir())) == 4 + 1 + 2 + 1
 
 
 @pytest.mark.slow
@@ -88,14 +90,14 @@ def test_seconds_are_those_of_all_trainings_that_a_result_takes(done):
     def seconds(name):
         return json.loads((folder / "runs" / f"{name}.json").read_text())["seconds"]
 
-    members = [seconds("single_0"), seconds("single_1")]
-    taught = [seconds("distilled_0_0"), seconds("distilled_0_1")]
+    members = [seconds("single_2"), seconds("single_3")]
+    taught = [seconds("distilled_1_0"), seconds("distilled_1_1")]
     expected = {
         "single": np.mean(members),
         "ensemble": sum(members),
-        "average": seconds("average_0"),
+        "average": seconds("average_1"),
         "distilled": sum(members) + np.mean(taught),
-        "self_distilled": members[0] + seconds("self_distilled_0"),
+        "self_distilled": members[0] + seconds("self_distilled_1"),
         "distilled_ensemble": sum(members) + sum(taught),
     }
     for row in found["rows"]:
@@ -113,20 +115,17 @@ def test_students_learn_from_the_mean_logits_from_weights_of_their_own(done, stu
     quick = dataclasses.replace(study.setting, epochs=1, batch_size=40)
     members = [
         keras.models.load_model(training.model_path(folder, f"single_{seed}"), compile=False)
-        for seed in (0, 1)
+        for seed in (2, 3)
     ]
     images, labels = study.data.train.images, study.data.train.labels
     teacher = np.mean([keras.ops.convert_to_numpy(m(images)) for m in members], axis=0)
-    one = dataclasses.replace(study, setting=quick, groups=(0,), pool=0, students=1)
+    one = dataclasses.replace(study, setting=quick, pool=0, students=1)
     other = folder.parent / "one"
-    for seed in (0, 1):  # the same teachers, trained longer than by `quick`
-        members[seed].save(_made(training.model_path(other, f"single_{seed}")))
-    for seed in (0, 1):
-        _record(folder, other, f"single_{seed}")
+    copy_singles(folder, other)  # the teachers, trained longer than by `quick`
     rows = by_name(mysteries.carry_out(other, one, say=lambda line: None))
     assert "distilled_ensemble" not in rows
     assert rows["distilled"]["trained"] == 3 and rows["distilled"]["run"] == 1
-    student = build(500)
+    student = build(501)
     term = kd.Term(kd.losses.SoftTargets(4.0), weight=0.9)
     live = kd.Distiller(kd.EnsembleTeacher(members, average="logits"), student, term, 0.1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -134,21 +133,65 @@ def test_students_learn_from_the_mean_logits_from_weights_of_their_own(done, stu
     mean = keras.ops.convert_to_numpy(live.teacher(images))
     np.testing.assert_allclose(mean, teacher, rtol=1e-5, atol=1e-6)
     live.fit(images, labels, batch_size=40, epochs=1, verbose=0)
-    path = training.model_path(other, "distilled_0_0")
+    path = training.model_path(other, "distilled_1_0")
     found = keras.models.load_model(path, compile=False).get_layer("filters").kernel
     expected = keras.ops.convert_to_numpy(student.get_layer("filters").kernel)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-4, atol=1e-5)
 
 
-def _made(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def copy_singles(folder, other):
+    """Makes a folder in which the networks of the first group are trained already."""
+    for part, ending in (("models", "keras"), ("runs", "json"), ("answers", "npz")):
+        (other / part).mkdir(parents=True)
+        for seed in (2, 3):
+            shutil.copy(folder / part / f"single_{seed}.{ending}", other / part)
 
 
-def _record(folder, other, name):
-    for part, ending in (("runs", "json"), ("answers", "npz")):
-        source = folder / part / f"{name}.{ending}"
-        _made(other / part / source.name).write_bytes(source.read_bytes())
+class Killed(Exception):
+    """What a kill leaves behind, without ending the tests."""
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_killed_lesson_goes_on_as_if_undisturbed(done, study, monkeypatch):
+    folder, _ = done
+    other = folder.parent / "killed"
+    copy_singles(folder, other)
+    first = dataclasses.replace(study, pool=0, rows=("distilled",))
+
+    def kill(self, epoch, logs=None):
+        if epoch == 1:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.TestAccuracy, "on_epoch_end", kill)
+        with pytest.raises(Killed):
+            mysteries.carry_out(other, first, say=lambda line: None)
+    assert (other / "backups" / "distilled_1_0").exists()
+    mysteries.carry_out(other, first, say=lambda line: None)
+    for place in (0, 1):
+        one, two = (
+            keras.models.load_model(training.model_path(run, f"distilled_1_{place}"), compile=False)
+            for run in (folder, other)
+        )
+        for a, b in zip(one.get_weights(), two.get_weights()):
+            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_of_augmented_images_nothing_is_cached(done, study):
+    """The teachers have to see the views that the student sees."""
+    folder, _ = done
+    other = folder.parent / "augmented"
+    copy_singles(folder, other)
+    setting = dataclasses.replace(study.setting, augment=True, epochs=1)
+    live = dataclasses.replace(study, setting=setting, pool=0, students=1, rows=("distilled",))
+    mysteries.carry_out(other, live, say=lambda line: None)
+    assert not (other / "caches").exists() and (folder / "caches" / "ensemble_1").exists()
+    path = training.model_path(other, "distilled_1_0")
+    trained = keras.models.load_model(path, compile=False).get_weights()[0]
+    assert np.abs(trained - build(501).get_weights()[0]).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -156,13 +199,13 @@ def _record(folder, other, name):
 def test_what_is_finished_is_read(done, study, monkeypatch):
     folder, found = done
     monkeypatch.setattr(keras.Model, "fit", lambda *args, **kwargs: 1 / 0)
-    (folder / "runs" / "single_1.json").unlink()  # killed between the network and its record
+    (folder / "runs" / "single_3.json").unlink()  # killed between the network and its record
     assert mysteries.carry_out(folder, study, say=lambda line: None) == found
-    fewer = dataclasses.replace(study, rows=("ensemble",), groups=(1,), pool=0)
+    fewer = dataclasses.replace(study, rows=("ensemble",), pool=0)
     rows = by_name(mysteries.carry_out(folder, fewer, say=lambda line: None))
     assert list(rows) == ["single", "ensemble"]
     for name, row in rows.items():
-        assert row["records"]["test"] == by_name(found)[name]["records"]["test"][1:]
+        assert row["records"] == by_name(found)[name]["records"]
     with pytest.raises(ValueError, match="temperature=2.0"):
         mysteries.carry_out(folder, dataclasses.replace(study, temperature=2.0))
 
