@@ -23,7 +23,7 @@ def page(results, experiment=None, figure=None):
     parts = [f"# {results['title']}", results["question"]]
     parts.append(f"Made by `{results['command']}`. {conditions(results)}")
     if figure:
-        parts.append(f"![{results['title']}: accuracy of each row]({figure})")
+        parts.append(f"![Figure: {results['title']}]({figure})")
     columns = experiment.columns if experiment else {}
     own = experiment.tables(results) if experiment and experiment.tables else []
     for table in [*comparison_tables(results, columns), *own]:
@@ -163,6 +163,8 @@ def _seconds(entry):
 
 def _legend(results):
     rows = [f"- {entry['id']}: {entry['what']}" for entry in results["comparison"] if entry["what"]]
+    if not any("accuracy" in entry for entry in results["comparison"]):
+        return rows
     about = (
         "Accuracy on the test images after the last epoch, and the best of the epochs looked at "
         "(chosen on the test images, so too high for all rows): mean ± standard deviation over "

@@ -168,7 +168,7 @@ COMPRESSION = Experiment(
     title="Compression: accuracy, bytes and latency",
     question="What does a student keep of its teacher's accuracy at which size and speed, as a TF "
     "Lite file in float32 and in int8?",
-    scales=scales(5, 25, SMALL, FULL),
+    scales=scales(5, 20, SMALL, FULL),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", after=_as_file())),
         Row(
@@ -233,7 +233,6 @@ COMPRESSION = Experiment(
     columns={
         "kB": column("bytes", 1, 1e-3),
         "ms an image": column("latency_ms", 3),
-        "parameters": column("parameters", 0),
     },
     figure=_figure,
 )

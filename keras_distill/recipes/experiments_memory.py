@@ -56,7 +56,7 @@ def _measure(place):
     options = scale.options.filled()
     words = (
         f"`{options.student}`, {options.batch_size} images forwarded with a gradient in a step, "
-        f"{options.epochs} epochs; a process each, {len(place.seeds)} rounds"
+        f"{options.epochs} epochs; each seed is a process"
     )
     return {"comparison": entries, "networks": words}
 

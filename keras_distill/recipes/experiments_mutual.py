@@ -123,7 +123,7 @@ MUTUAL = Experiment(
     title="Mutual learning: two students, equal and unequal, and trained teachers",
     question="Do students that learn from each other end up better than alone, or than from a "
     "trained teacher?",
-    scales=scales(5, 22),
+    scales=scales(5, 20),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", at_end=answers)),
         Row(
@@ -229,7 +229,7 @@ COHORTS = Experiment(
     title="Mutual learning in cohorts of two to five, DML and DML_e",
     question="Are larger cohorts better, does it matter whether peers teach one by one or as their "
     "mean, and what is a cohort worth as an ensemble?",
-    scales=scales(3, 25),
+    scales=scales(3, 18),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", at_end=answers)),
         *(_cohort(size) for size in (2, 3, 4, 5)),

@@ -47,7 +47,7 @@ SELF = Experiment(
     title="Self-distillation: DLB and its rivals at equal numbers of forwarded images",
     question="Which way of learning from itself makes a small network better, when all forward as "
     "many images with a gradient?",
-    scales=scales(5, 28, SMALL, FULL),
+    scales=scales(5, 20, SMALL, FULL),
     measure=rows(
         _scheme("baseline", "The student alone."),
         Row("baseline_twice", "Alone for twice the epochs.", trained("baseline", change=twice)),
@@ -197,7 +197,7 @@ AUGMENTATION = Experiment(
     name="dlb_augmentation",
     title="DLB beside Cutout and CutMix",
     question="Does DLB still help where images are erased in part or mixed?",
-    scales=scales(5, 8, SMALL, FULL),
+    scales=scales(5, 6, SMALL, FULL),
     measure=rows(*_pair("with Cutout", _cutout), *_pair("with CutMix", _cutmix)),
     claims=(
         Claim(

@@ -87,6 +87,8 @@ def against_costs(points, costs, words):
     Returns:
         A figure.
     """
+    from matplotlib import ticker
+
     figure, axes = style.grid(len(costs), 2, 1.35 * style.WIDTH, 3.0, 0.2 + 0.16 * len(points))
     colours = style.colours([point["name"] for point in points], roles={})
     for axis, (cost, about) in zip(axes, costs.items()):
@@ -104,6 +106,9 @@ def against_costs(points, costs, words):
                 label=label(point["name"], 48),
             )
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel(f"{about} (logarithmic)", fontsize=TEXT)
         axis.grid(alpha=0.3)
         axis.margins(0.1)
