@@ -94,6 +94,7 @@ def linearized(model, subtract_initial=False, name=None):
     normalization uses the moving statistics that it has now, those of a fresh network being 0
     and 1. Its layers that are not trainable are not expanded. Regularisers of its layers are
     left out: weight decay of the optimizer pulls towards w0.
+    SavedModels hold the expansion; TF Lite lacks operations of derivatives.
 
     Args:
         model: A functional or built Sequential model that returns logits. It is copied, and not

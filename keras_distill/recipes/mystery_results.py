@@ -25,6 +25,10 @@ PAPER = "Allen-Zhu and Li, 2020, https://arxiv.org/abs/2012.09816"
 BEST_MEMBER = Measure("best_member")
 SIZES = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30)
 SINGLE_VIEW = "single-view samples"
+AVERAGE = (
+    "The average is trained with the learning rate times the members, as each gets a share of the "
+    "gradient, and the weight decay divided by them: members take steps as large as alone."
+)
 
 SGD = {"batch_size": 64, "learning_rate": 0.1, "cosine": True, "augment": False}
 WIDE = {  # Zagoruyko and Komodakis's training of wide residual networks on CIFAR

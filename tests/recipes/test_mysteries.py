@@ -15,6 +15,8 @@ from keras_distill.recipes import running
 from keras_distill.recipes import training
 from keras_distill.recipes.mysteries import Study
 from keras_distill.recipes.settings import Setting
+from keras_distill.recipes.studies import StudyNetworks
+from keras_distill.reporting import RunFolder
 
 SETTING = Setting(2, 20, 0.5, momentum=0.0, nesterov=False, weight_decay=0.0, augment=False)
 
@@ -254,3 +256,24 @@ def test_groups_share_no_network(split):
 def test_wrong_study(wrong, split):
     with pytest.raises(ValueError, match="Expected"):
         Study(build, split, SETTING, **wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_members_of_the_average_take_steps_as_large_as_alone(split, tmp_path, monkeypatch):
+    """From equal members the average moves each as the network alone moves, weight decay too."""
+    plans = []
+    monkeypatch.setattr(StudyNetworks, "_answers", lambda self, name, plan: plans.append(plan()))
+    setting = dataclasses.replace(SETTING, weight_decay=0.1)
+    study = Study(lambda seed: build(7), split, setting, members=3, groups=(0,), students=1)
+    trained = StudyNetworks(RunFolder(tmp_path), study, print, 0)
+    trained.single(0)
+    trained.average(0)
+    images, labels = split.train.images[:20], split.train.labels[:20]
+    for plan in plans:
+        plan.model.compile(**plan.compile)
+        plan.model.train_on_batch(images, labels)
+    alone, together = plans[0].network.get_weights()[0], plans[1].network.members
+    assert np.abs(alone - build(7).get_weights()[0]).max() > 1e-2
+    for member in together:
+        np.testing.assert_allclose(member.get_weights()[0], alone, rtol=1e-4, atol=1e-6)
