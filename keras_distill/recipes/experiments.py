@@ -33,6 +33,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 
 import keras
@@ -397,7 +398,10 @@ def begin(experiment, scale, work, restart=False):
     Raises:
         ValueError: If the folder was begun with other settings.
     """
-    run = reporting.RunFolder(pathlib.Path(work) / f"{experiment.name}_{scale}")
+    folder = pathlib.Path(work) / f"{experiment.name}_{scale}"
     settings = {"experiment": experiment.name, "scale": scale, **experiment.scale(scale).settings()}
-    training.begin(run, settings, restart)
+    if restart and (folder / "settings.json").exists():  # else it is none of ours
+        shutil.rmtree(folder)
+    run = reporting.RunFolder(folder)
+    training.begin(run, settings)
     return run

@@ -41,7 +41,7 @@ OF_NETWORK = ("best_accuracy", "best_epoch", "loss", "calibration_error")
 BYTES = Measure("bytes", "bytes", 1.0)
 HINTON = "Hinton et al., 2015, https://arxiv.org/abs/1503.02531"
 JACOB = "Jacob et al., 2018, https://arxiv.org/abs/1712.05877"
-SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1)
+SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1, looks=5)
 FULL = Options(setting="paper", student="resnet20", teacher="resnet56")
 # The students beside the one of the options, by setting.
 OTHERS = {
@@ -168,7 +168,7 @@ COMPRESSION = Experiment(
     title="Compression: accuracy, bytes and latency",
     question="What does a student keep of its teacher's accuracy at which size and speed, as a TF "
     "Lite file in float32 and in int8?",
-    scales=scales(5, 20, SMALL, FULL),
+    scales=scales(5, 15, SMALL, FULL),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", after=_as_file())),
         Row(

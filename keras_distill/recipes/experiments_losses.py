@@ -36,6 +36,7 @@ SMALL = Options(
     ensemble=1,
     learning_rate=0.05,
     epochs=40,
+    looks=4,
 )
 FULL = Options(setting="paper", student="resnet20", teacher="resnet56")
 # The arguments that the command line cannot know, or that a batch of 64 wants in proportion.
@@ -131,7 +132,7 @@ PREDICTIONS = Experiment(
     name="losses_predictions",
     title="Losses on predictions: one teacher, one student, equal budgets",
     question="Which loss on a teacher's predictions teaches a small student best?",
-    scales=scales(5, 20, SMALL, FULL),
+    scales=scales(5, 16, SMALL, FULL),
     measure=rows(*_rows(RESPONSE)),
     claims=(
         Claim(
@@ -168,7 +169,7 @@ LAYERS = Experiment(
     title="Losses on layers, relations and inputs: one teacher, one student, equal epochs",
     question="Which loss on a teacher's layers teaches a small student best, and is any better "
     "than KD on predictions?",
-    scales=scales(3, 30, SMALL, FULL),
+    scales=scales(3, 26, SMALL, FULL),
     measure=rows(*_rows([KD, *OF_LAYERS])),
     claims=(
         Claim(
@@ -255,7 +256,7 @@ SECOND = Experiment(
             dataclasses.replace(SMALL, student="small-16-32-64"),
             3,
             limit=1000,
-            minutes=14,
+            minutes=10,
         ),
         "full": Scale(
             "cifar10",

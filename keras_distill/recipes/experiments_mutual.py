@@ -35,7 +35,8 @@ PEER = Measure("peer_accuracy")
 LEAST = 1e-12  # probability
 
 TINY = Options(student="small-2", teacher="small-3", ensemble=1, epochs=1, batch_size=30, looks=1)
-SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1)
+# Each look at 10,000 test images costs as much as three epochs.
+SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1, looks=5)
 FULL = Options(setting="paper", student="resnet32", teacher="wrn-28-10")
 
 
@@ -123,7 +124,7 @@ MUTUAL = Experiment(
     title="Mutual learning: two students, equal and unequal, and trained teachers",
     question="Do students that learn from each other end up better than alone, or than from a "
     "trained teacher?",
-    scales=scales(5, 20),
+    scales=scales(5, 16),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", at_end=answers)),
         Row(
@@ -229,7 +230,7 @@ COHORTS = Experiment(
     title="Mutual learning in cohorts of two to five, DML and DML_e",
     question="Are larger cohorts better, does it matter whether peers teach one by one or as their "
     "mean, and what is a cohort worth as an ensemble?",
-    scales=scales(3, 18),
+    scales=scales(3, 14),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", at_end=answers)),
         *(_cohort(size) for size in (2, 3, 4, 5)),

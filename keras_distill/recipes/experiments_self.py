@@ -21,7 +21,7 @@ from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.tasks import Task
 
 DLB = "Shen et al., 2022, https://arxiv.org/abs/2203.16172"
-SMALL = Options(student="small-8-16-32")
+SMALL = Options(student="small-8-16-32", looks=5)
 FULL = Options(setting="paper", student="resnet32")
 NOISES = (0.2, 0.4, 0.6)
 SHIFTS = "with random shifts"
@@ -47,7 +47,7 @@ SELF = Experiment(
     title="Self-distillation: DLB and its rivals at equal numbers of forwarded images",
     question="Which way of learning from itself makes a small network better, when all forward as "
     "many images with a gradient?",
-    scales=scales(5, 20, SMALL, FULL),
+    scales=scales(5, 17, SMALL, FULL),
     measure=rows(
         _scheme("baseline", "The student alone."),
         Row("baseline_twice", "Alone for twice the epochs.", trained("baseline", change=twice)),
@@ -197,7 +197,7 @@ AUGMENTATION = Experiment(
     name="dlb_augmentation",
     title="DLB beside Cutout and CutMix",
     question="Does DLB still help where images are erased in part or mixed?",
-    scales=scales(5, 6, SMALL, FULL),
+    scales=scales(5, 5, SMALL, FULL),
     measure=rows(*_pair("with Cutout", _cutout), *_pair("with CutMix", _cutmix)),
     claims=(
         Claim(
@@ -246,7 +246,7 @@ NOISE = Experiment(
     name="label_noise",
     title="DLB on wrong labels",
     question="Does DLB help where a share of the training labels is wrong?",
-    scales=scales(5, 11, SMALL, FULL),
+    scales=scales(5, 9, SMALL, FULL),
     measure=rows(*(row for rate in NOISES for row in _noisy_rows(rate))),
     claims=(
         Claim(

@@ -195,6 +195,7 @@ def test_results_page_and_figure(tmp_path):
     assert "| better | 61.00 ± 1.00 | 61.00 ± 1.00 | +10.00 ± 0.00 |" in page
     assert "| It helps. | A paper | agrees | better - baseline: +10.00 ± 0.00 points" in page
     assert "3 seeds; scale `small`" in page
+    assert "3 seeds can show a difference of 2.0 points" in page
     assert "![Figure: Made up](made_up.png)" in page
     assert (tmp_path / "out" / "made_up.png").read_bytes().startswith(b"\x89PNG")
 
@@ -225,7 +226,10 @@ def test_settings_are_never_mixed(tmp_path):
     (tmp_path / "out" / "made_up.json").unlink()
     with pytest.raises(ValueError, match="limit=30 .there: 20."):
         reproduced(changed, tmp_path, "small")
+    kept = tmp_path / "work" / "made_up_small" / "measured"
+    kept.mkdir()
     results, _ = reproduced(changed, tmp_path, "small", restart=True)
+    assert not kept.exists()
     assert results["settings"]["limit"] == 30
 
     place = experiments.Place(tmp_path, other, [0])
