@@ -30,7 +30,6 @@ belongs into `place.run`, so that a second call finds it.
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import re
 import shutil
@@ -43,16 +42,16 @@ from keras_distill import data
 from keras_distill import reporting
 from keras_distill._files import written_beside
 from keras_distill.callbacks.non_finite import NonFiniteLoss
-from keras_distill.recipes import comparing
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes import training
+from keras_distill.recipes.experiment_entries import budgets
+from keras_distill.recipes.experiment_entries import entry
+from keras_distill.recipes.experiment_entries import with_gains
 from keras_distill.recipes.schemes import Options
-from keras_distill.reporting import tables
 from keras_distill.reporting.runs import read_object
 
 SCALES = ("tiny", "small", "full")
-LAST, BEST = ("accuracy", "gain"), ("best_accuracy", "best_gain")
 ORDER_OF_NOISE = 0  # seed of the wrong labels: the same in all runs
 
 
@@ -262,58 +261,6 @@ def rows(*every):
         }
 
     return measure
-
-
-def entry(name, what, records, group=""):
-    """One of `comparison`: a row's records and the statistics of their accuracies.
-
-    Args:
-        name, what, group: As in `Row`.
-        records: Dicts with `seed` and `accuracy`, and with `best_accuracy` where it is known.
-
-    Returns:
-        A dict of `id`, `name`, `group`, `what`, `records`, and for each of the two accuracies
-        `mean`, `deviation`, `error` (of the mean) and `values`.
-    """
-    made = {"id": f"{group}/{name}" if group else name, "name": name, "group": group}
-    made |= {"what": what, "records": records}
-    for key, _ in (LAST, BEST):
-        values = [record[key] for record in records if key in record]
-        if values:
-            mean, error = tables.mean_and_error(values)
-            deviation = None if error is None else error * math.sqrt(len(values))
-            made[key] = {"mean": mean, "deviation": deviation, "error": error, "values": values}
-    return made
-
-
-def with_gains(entries):
-    """Adds `gain` and `best_gain` over the first entry of each group, at the seeds of both.
-
-    Each is `mean`, `error` (None for one seed) and `seeds`.
-    """
-    first = {}
-    for made in entries:
-        base = first.setdefault(made["group"], made)
-        own, its = ({record["seed"]: record for record in e["records"]} for e in (made, base))
-        seeds = [seed for seed in own if seed in its]
-        for key, gain in (LAST, BEST):
-            if made is not base and seeds and key in made and key in base:
-                sides = ([records[seed][key] for seed in seeds] for records in (its, own))
-                found = tables.paired_gain(*sides)
-                made[gain] = {"mean": found.mean, "error": found.error, "seeds": found.seeds}
-    return entries
-
-
-def budgets(entries, scale):
-    """Sentences on what differs between the rows of each group beside the scheme."""
-    groups = {}
-    for made in entries:
-        groups.setdefault(made["group"], {})[made["name"]] = made["records"]
-    lines = []
-    for group, records in groups.items():
-        start = f"{group}: " if group else ""
-        lines += [start + line for line in comparing.remarks(records, scale.options)]
-    return lines
 
 
 def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None, **arguments):
