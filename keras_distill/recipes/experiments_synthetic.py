@@ -18,7 +18,8 @@ from keras_distill.recipes.mystery_results import no_better
 from keras_distill.recipes.mystery_results import study_of
 from keras_distill.recipes.schemes import Options
 
-LABELLING_SEED = 10_000  # of the network that labels the Gaussian images: no student's
+LABELLING_SEED = 10_001  # of the network that labels the Gaussian images: no student's
+DATA_SEED = 1  # the sizes below were chosen on the data of seed 0
 MANY, FEW, MIXTURE = "network's labels", "network's labels, fewer images", "mixture of Gaussians"
 
 
@@ -30,7 +31,7 @@ def _gaussian(place):
         return networks.build(name, shape, more["classes"], seed)
 
     network = networks.build(more["labelling"], shape, more["classes"], LABELLING_SEED)
-    sizes = {"test": more["test"], "image_shape": shape}
+    sizes = {"test": more["test"], "image_shape": shape, "seed": DATA_SEED}
     mixture = {"classes": more["classes"], "distance": more["distance"]}
     splits = {
         MANY: data.gaussian_images(network, more["many"], **sizes),
@@ -128,7 +129,9 @@ GAUSSIAN = Experiment(
         "random weights labels them, after its logits are centred and scaled; the paper's targets "
         "come from dense, convolutional and residual networks whose sizes are not known to us.",
         "Few images are beside many because averages also lower the error that comes of too few "
-        "samples, which is not what the claim is about.",
+        "samples, which is not what the claim is about. Both numbers were chosen by test accuracies "
+        "on images and labels of another seed, where the ensemble gained with the few and hardly "
+        "with the many.",
     ),
     **PARTS,
 )
