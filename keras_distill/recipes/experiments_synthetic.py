@@ -129,9 +129,9 @@ GAUSSIAN = Experiment(
         "random weights labels them, after its logits are centred and scaled; the paper's targets "
         "come from dense, convolutional and residual networks whose sizes are not known to us.",
         "Few images are beside many because averages also lower the error that comes of too few "
-        "samples, which is not what the claim is about. Both numbers were chosen by test accuracies "
-        "on images and labels of another seed, where the ensemble gained with the few and hardly "
-        "with the many.",
+        "samples, which is not what the claim is about. Both numbers were chosen by accuracies on "
+        "test images of another seed, where the ensemble gained with the few and hardly with the "
+        "many.",
     ),
     **PARTS,
 )
