@@ -95,7 +95,7 @@ def list_taps(model: keras.Model) -> dict[str, Any]:
     return _list_taps(_graph.Graph(model))
 
 
-def check_paths(model, paths, argument="paths"):
+def check_paths(model: keras.Model, paths: Layers, argument: str = "paths") -> list[str]:
     """Returns `paths` as a list of distinct paths; raises unless all are in the model.
 
     Args:

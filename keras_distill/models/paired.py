@@ -33,7 +33,7 @@ class PairedStudent(StudentModel):
         **kwargs: As in `StudentModel`.
     """
 
-    pair_source = None
+    pair_source: str | None = None
 
     def __init__(
         self,
