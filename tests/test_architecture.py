@@ -18,6 +18,7 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 # with an underscore, may be imported from everywhere.
 RANKS = {
     "_version": 0,
+    "_types": 0,
     "_checks": 0,
     "_cluster": 0,
     "_ops": 0,
