@@ -46,6 +46,7 @@ RANKS = {
     "export": 4,
     "reporting": 4,
     "recipes": 5,
+    "experiments": 6,
     "search": 5,
     "datafree": 5,
     "trees": 5,

@@ -42,12 +42,12 @@ from keras_distill import data
 from keras_distill import reporting
 from keras_distill._files import written_beside
 from keras_distill.callbacks.non_finite import NonFiniteLoss
+from keras_distill.experiments.entries import budgets
+from keras_distill.experiments.entries import entry
+from keras_distill.experiments.entries import with_gains
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes import training
-from keras_distill.recipes.experiment_entries import budgets
-from keras_distill.recipes.experiment_entries import entry
-from keras_distill.recipes.experiment_entries import with_gains
 from keras_distill.recipes.schemes import Options
 from keras_distill.reporting.runs import read_object
 

@@ -1,21 +1,21 @@
 """Experiments on the three mysteries of Allen-Zhu and Li, on images."""
 
 from keras_distill import backbones
+from keras_distill.experiments.claims import ACCURACY
+from keras_distill.experiments.claims import larger
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.mystery_results import AVERAGE
+from keras_distill.experiments.mystery_results import BEST_MEMBER
+from keras_distill.experiments.mystery_results import PARTS
+from keras_distill.experiments.mystery_results import SGD
+from keras_distill.experiments.mystery_results import TINY
+from keras_distill.experiments.mystery_results import WIDE
+from keras_distill.experiments.mystery_results import carried_out
+from keras_distill.experiments.mystery_results import claim
+from keras_distill.experiments.mystery_results import no_better
+from keras_distill.experiments.mystery_results import study_of
 from keras_distill.recipes import networks
-from keras_distill.recipes.claims import ACCURACY
-from keras_distill.recipes.claims import larger
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.mystery_results import AVERAGE
-from keras_distill.recipes.mystery_results import BEST_MEMBER
-from keras_distill.recipes.mystery_results import PARTS
-from keras_distill.recipes.mystery_results import SGD
-from keras_distill.recipes.mystery_results import TINY
-from keras_distill.recipes.mystery_results import WIDE
-from keras_distill.recipes.mystery_results import carried_out
-from keras_distill.recipes.mystery_results import claim
-from keras_distill.recipes.mystery_results import no_better
-from keras_distill.recipes.mystery_results import study_of
 from keras_distill.recipes.schemes import Options
 
 STATISTICS = 256, 40  # images, and passes over them: 0.9^40 of the first statistics is left

@@ -4,23 +4,23 @@ import dataclasses
 
 import numpy as np
 
+from keras_distill.experiments.claims import ACCURACY
+from keras_distill.experiments.claims import Claim
+from keras_distill.experiments.claims import Measure
+from keras_distill.experiments.claims import every
+from keras_distill.experiments.claims import larger
+from keras_distill.experiments.claims import smaller
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Row
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import trained
+from keras_distill.experiments.pages import column
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.mutual import MutualLearner
 from keras_distill.recipes import networks
 from keras_distill.recipes import paper
-from keras_distill.recipes.claims import ACCURACY
-from keras_distill.recipes.claims import Claim
-from keras_distill.recipes.claims import Measure
-from keras_distill.recipes.claims import every
-from keras_distill.recipes.claims import larger
-from keras_distill.recipes.claims import smaller
-from keras_distill.recipes.experiment_pages import column
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Row
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.experiments import rows
-from keras_distill.recipes.experiments import trained
 from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.tasks import OTHER_SEEDS
 from keras_distill.recipes.training import Forwards

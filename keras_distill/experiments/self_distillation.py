@@ -5,18 +5,18 @@ import dataclasses
 import keras
 
 from keras_distill.data.mixing import keras_augment
+from keras_distill.experiments.claims import BEST
+from keras_distill.experiments.claims import Claim
+from keras_distill.experiments.claims import every
+from keras_distill.experiments.claims import larger
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Row
+from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import trained
+from keras_distill.experiments.mutual import HERE
+from keras_distill.experiments.mutual import scales
 from keras_distill.recipes import paper
 from keras_distill.recipes import schemes
-from keras_distill.recipes.claims import BEST
-from keras_distill.recipes.claims import Claim
-from keras_distill.recipes.claims import every
-from keras_distill.recipes.claims import larger
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Row
-from keras_distill.recipes.experiments import rows
-from keras_distill.recipes.experiments import trained
-from keras_distill.recipes.experiments_mutual import HERE
-from keras_distill.recipes.experiments_mutual import scales
 from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.tasks import Task
 

@@ -8,17 +8,17 @@ import pathlib
 import keras
 import pytest
 
-from keras_distill.recipes import claims
-from keras_distill.recipes import experiment_pages
-from keras_distill.recipes import experiments
-from keras_distill.recipes import experiments_losses
+from keras_distill.experiments import claims
+from keras_distill.experiments import definitions
+from keras_distill.experiments import losses
+from keras_distill.experiments import pages
+from keras_distill.experiments import reproducing
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Row
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import trained
 from keras_distill.recipes import loss_names
-from keras_distill.recipes import reproducing
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Row
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.experiments import rows
-from keras_distill.recipes.experiments import trained
 from keras_distill.recipes.schemes import Options
 from keras_distill.reporting import drawing_rows
 from keras_distill.reporting import style
@@ -39,7 +39,7 @@ def record(seed, accuracy, **more):
 def entries(**accuracies):
     """Id -> entry, of accuracies by seed."""
     return {
-        name: experiments.entry(name, "", [record(i, value) for i, value in enumerate(values)])
+        name: definitions.entry(name, "", [record(i, value) for i, value in enumerate(values)])
         for name, values in accuracies.items()
     }
 
@@ -106,7 +106,7 @@ def test_claims_of_likeness_of_several_parts_and_of_other_numbers():
     assert mean["mean"] == pytest.approx(100 * (0.675 - 0.70))
 
     peers = [record(i, value, peer=value + 0.02) for i, value in enumerate(BASE)]
-    known["pair"] = experiments.entry("pair", "", peers)
+    known["pair"] = definitions.entry("pair", "", peers)
     peer = claims.Measure("peer", "shares", 1.0)
     found = claims.difference(known, "pair", "pair", peer, claims.ACCURACY)
     assert found["mean"] == pytest.approx(0.02) and found["than_key"] == "accuracy"
@@ -115,12 +115,12 @@ def test_claims_of_likeness_of_several_parts_and_of_other_numbers():
 
 def test_gains_are_of_a_group_and_of_shared_seeds():
     groups = [
-        experiments.entry("alone", "", [record(0, 0.5), record(1, 0.6)], "one"),
-        experiments.entry("dlb", "", [record(1, 0.65)], "one"),
-        experiments.entry("alone", "", [record(0, 0.9)], "two"),
-        experiments.entry("dlb", "", [record(0, 0.8)], "two"),
+        definitions.entry("alone", "", [record(0, 0.5), record(1, 0.6)], "one"),
+        definitions.entry("dlb", "", [record(1, 0.65)], "one"),
+        definitions.entry("alone", "", [record(0, 0.9)], "two"),
+        definitions.entry("dlb", "", [record(0, 0.8)], "two"),
     ]
-    alone, first, _, second = experiments.with_gains(groups)
+    alone, first, _, second = definitions.with_gains(groups)
     assert [entry["id"] for entry in groups][:2] == ["one/alone", "one/dlb"]
     assert "gain" not in alone
     assert first["gain"] == {"mean": pytest.approx(0.05), "error": None, "seeds": 1}
@@ -136,7 +136,7 @@ def experiment(**changes):
         def measure(place, row, seed):
             known.append((row.id, seed))
             if row.name == "diverging":
-                raise experiments.NonFiniteLoss("Received: loss=nan.")
+                raise definitions.NonFiniteLoss("Received: loss=nan.")
             images = {**FORWARDS, "student": 10 + len(row.needs)}
             return record(seed, accuracy + 0.01 * seed, images=images)
 
@@ -154,7 +154,7 @@ def experiment(**changes):
         "title": "Made up",
         "question": "Does it help?",
         "measure": rows(*lines),
-        "scales": {name: scale for name in experiments.SCALES},
+        "scales": {name: scale for name in definitions.SCALES},
         "claims": (claims.Claim("It helps.", "A paper", claims.larger("better", "baseline")),),
         "figure": lambda results: style.figure(1, 1),  # quick to draw
         **changes,
@@ -232,7 +232,7 @@ def test_settings_are_never_mixed(tmp_path):
     assert not kept.exists()
     assert results["settings"]["limit"] == 30
 
-    place = experiments.Place(tmp_path, other, [0])
+    place = definitions.Place(tmp_path, other, [0])
     place.check("row_seed0", {"students": 3})
     place.check("row_seed0", {"students": 3})
     with pytest.raises(ValueError, match="students.: 3.*Received: .*students.: 4"):
@@ -271,15 +271,15 @@ def test_budgets_of_the_committed_scale():
 
 
 def test_every_loss_has_its_row():
-    every = [*experiments_losses.RESPONSE, *experiments_losses.OF_LAYERS]
+    every = [*losses.RESPONSE, *losses.OF_LAYERS]
     assert sorted(every) == sorted(loss_names.names())
-    assert set(experiments_losses.COMPARED) <= set(experiments_losses.OF_LAYERS)
+    assert set(losses.COMPARED) <= set(losses.OF_LAYERS)
     gains = {"Hint": 0.03, "SoftTargets": 0.09, "DIST": 0.05, "LogitMSE": 0.01, "teacher": 0.2}
     gains |= {"ReviewKD": -0.01, "FactorTransfer": 0.02, "HardTargets": -0.02}
     found = [{"name": name, "gain": {"mean": gain}} for name, gain in gains.items()]
     found.insert(0, {"name": "baseline"})
     halves = [{"comparison": found[:4]}, {"comparison": found[4:]}]
-    assert experiments_losses.best_losses(halves) == [
+    assert losses.best_losses(halves) == [
         "DIST",
         "Hint",
         "FactorTransfer",
@@ -291,8 +291,8 @@ def test_every_loss_has_its_row():
 def test_what_nothing_beats():
     points = [(3.0, 80.0), (1.0, 70.0), (2.0, 69.0), (1.0, 60.0), (4.0, 80.0)]
     assert drawing_rows.front(points) == [(1.0, 70.0), (3.0, 80.0)]
-    assert experiment_pages.spread([0.5, None]) == "–"
-    assert experiment_pages.spread([0.5, 0.7], 1, 100.0) == "60.0 ± 14.1"
+    assert pages.spread([0.5, None]) == "–"
+    assert pages.spread([0.5, 0.7], 1, 100.0) == "60.0 ± 14.1"
 
 
 def test_script_lists_and_tells_errors(capsys, tmp_path):
@@ -356,10 +356,10 @@ def test_killed_between_rows(tmp_path, monkeypatch):
             Row("baseline", "", trained("baseline", at_end=lambda model, test: {"own": 7.0})),
             Row("label_smoothing", "", trained("label_smoothing", smoothing=0.2)),
         ),
-        scales={n: Scale("digits", TINY, 1, 30, 10, minutes=1) for n in experiments.SCALES},
+        scales={n: Scale("digits", TINY, 1, 30, 10, minutes=1) for n in definitions.SCALES},
     )
     trainings = []
-    carry_out = experiments.running.carry_out
+    carry_out = definitions.running.carry_out
 
     def counted(run, recipe, *args, **options):
         if recipe.name == "label_smoothing" and not trainings:
@@ -367,7 +367,7 @@ def test_killed_between_rows(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return carry_out(run, recipe, *args, **options)
 
-    monkeypatch.setattr(experiments.running, "carry_out", counted)
+    monkeypatch.setattr(definitions.running, "carry_out", counted)
     with pytest.raises(KeyboardInterrupt):
         reproduced(made, tmp_path, "tiny")
     before = (tmp_path / "work" / "two_tiny" / "models" / "baseline_seed0.keras").read_bytes()

@@ -2,20 +2,20 @@
 
 import dataclasses
 
+from keras_distill.experiments.claims import Claim
+from keras_distill.experiments.claims import Measure
+from keras_distill.experiments.claims import alike
+from keras_distill.experiments.claims import every
+from keras_distill.experiments.claims import smaller
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.definitions import entry
+from keras_distill.experiments.definitions import file_name
+from keras_distill.experiments.mutual import TINY
+from keras_distill.experiments.pages import column
+from keras_distill.experiments.self_distillation import DLB
 from keras_distill.recipes import peak_memory
 from keras_distill.recipes import schemes
-from keras_distill.recipes.claims import Claim
-from keras_distill.recipes.claims import Measure
-from keras_distill.recipes.claims import alike
-from keras_distill.recipes.claims import every
-from keras_distill.recipes.claims import smaller
-from keras_distill.recipes.experiment_pages import column
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.experiments import entry
-from keras_distill.recipes.experiments import file_name
-from keras_distill.recipes.experiments_mutual import TINY
-from keras_distill.recipes.experiments_self import DLB
 from keras_distill.recipes.schemes import Options
 from keras_distill.reporting import drawing_rows
 from keras_distill.reporting import tables

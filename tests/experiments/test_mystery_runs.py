@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import keras_distill as kd
-from keras_distill.recipes import mysteries
+from keras_distill.experiments import mystery_runs
+from keras_distill.experiments.mystery_networks import StudyNetworks
+from keras_distill.experiments.mystery_runs import Study
 from keras_distill.recipes import running
 from keras_distill.recipes import training
-from keras_distill.recipes.mysteries import Study
 from keras_distill.recipes.settings import Setting
-from keras_distill.recipes.studies import StudyNetworks
 from keras_distill.reporting import RunFolder
 
 SETTING = Setting(2, 20, 0.5, momentum=0.0, nesterov=False, weight_decay=0.0, augment=False)
@@ -43,7 +43,7 @@ def by_name(found):
 def done(tmp_path_factory, study):
     """`(folder, what came of it)`."""
     folder = tmp_path_factory.mktemp("mysteries") / "run"
-    return folder, mysteries.carry_out(folder, study, say=lambda line: None)
+    return folder, mystery_runs.carry_out(folder, study, say=lambda line: None)
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def done(tmp_path_factory, study):
 def test_rows_are_those_of_the_stored_networks(done, study):
     folder, found = done
     rows = by_name(found)
-    assert list(rows) == list(mysteries.ROWS)
+    assert list(rows) == list(mystery_runs.ROWS)
     assert found == json.loads(json.dumps(found))
 
     def logits(name, test):
@@ -124,7 +124,7 @@ def test_students_learn_from_the_mean_logits_from_weights_of_their_own(done, stu
     one = dataclasses.replace(study, setting=quick, pool=0, students=1)
     other = folder.parent / "one"
     copy_singles(folder, other)  # the teachers, trained longer than by `quick`
-    rows = by_name(mysteries.carry_out(other, one, say=lambda line: None))
+    rows = by_name(mystery_runs.carry_out(other, one, say=lambda line: None))
     assert "distilled_ensemble" not in rows
     assert rows["distilled"]["trained"] == 3 and rows["distilled"]["run"] == 1
     student = build(501)
@@ -168,9 +168,9 @@ def test_killed_lesson_goes_on_as_if_undisturbed(done, study, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(running.TestAccuracy, "on_epoch_end", kill)
         with pytest.raises(Killed):
-            mysteries.carry_out(other, first, say=lambda line: None)
+            mystery_runs.carry_out(other, first, say=lambda line: None)
     assert (other / "backups" / "distilled_1_0").exists()
-    mysteries.carry_out(other, first, say=lambda line: None)
+    mystery_runs.carry_out(other, first, say=lambda line: None)
     for place in (0, 1):
         one, two = (
             keras.models.load_model(training.model_path(run, f"distilled_1_{place}"), compile=False)
@@ -189,7 +189,7 @@ def test_of_augmented_images_nothing_is_cached(done, study):
     copy_singles(folder, other)
     setting = dataclasses.replace(study.setting, augment=True, epochs=1)
     live = dataclasses.replace(study, setting=setting, pool=0, students=1, rows=("distilled",))
-    mysteries.carry_out(other, live, say=lambda line: None)
+    mystery_runs.carry_out(other, live, say=lambda line: None)
     assert not (other / "caches").exists() and (folder / "caches" / "ensemble_1").exists()
     path = training.model_path(other, "distilled_1_0")
     trained = keras.models.load_model(path, compile=False).get_weights()[0]
@@ -202,20 +202,20 @@ def test_what_is_finished_is_read(done, study, monkeypatch):
     folder, found = done
     monkeypatch.setattr(keras.Model, "fit", lambda *args, **kwargs: 1 / 0)
     (folder / "runs" / "single_3.json").unlink()  # killed between the network and its record
-    assert mysteries.carry_out(folder, study, say=lambda line: None) == found
+    assert mystery_runs.carry_out(folder, study, say=lambda line: None) == found
     fewer = dataclasses.replace(study, rows=("ensemble",), pool=0)
-    rows = by_name(mysteries.carry_out(folder, fewer, say=lambda line: None))
+    rows = by_name(mystery_runs.carry_out(folder, fewer, say=lambda line: None))
     assert list(rows) == ["single", "ensemble"]
     for name, row in rows.items():
         assert row["records"] == by_name(found)[name]["records"]
     with pytest.raises(ValueError, match="temperature=2.0"):
-        mysteries.carry_out(folder, dataclasses.replace(study, temperature=2.0))
+        mystery_runs.carry_out(folder, dataclasses.replace(study, temperature=2.0))
 
 
 def test_accuracy_by_size_is_the_mean_over_all_ensembles():
     generator = np.random.default_rng(0)
     answers, labels = generator.normal(size=(4, 60, 3)), generator.integers(0, 3, 60)
-    found = mysteries.accuracy_by_size(answers, labels, orders=3000)
+    found = mystery_runs.accuracy_by_size(answers, labels, orders=3000)
     for size in (1, 2, 3, 4):
         every = [
             np.mean(answers[list(chosen)].mean(axis=0).argmax(-1) == labels)
@@ -227,7 +227,7 @@ def test_accuracy_by_size_is_the_mean_over_all_ensembles():
         assert entry["least"] == pytest.approx(min(every))
         assert entry["largest"] == pytest.approx(max(every))
     assert found[3]["deviation"] == pytest.approx(0.0)
-    assert found == mysteries.accuracy_by_size(answers, labels, orders=3000)
+    assert found == mystery_runs.accuracy_by_size(answers, labels, orders=3000)
 
 
 def test_groups_share_no_network(split):

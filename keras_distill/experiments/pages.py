@@ -1,7 +1,7 @@
 """The page and the figure of an experiment, made from its `results/NAME.json` alone."""
 
 from keras_distill import reporting
-from keras_distill.recipes import claims
+from keras_distill.experiments import claims
 from keras_distill.reporting import drawing_rows
 from keras_distill.reporting import tables
 

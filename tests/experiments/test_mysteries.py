@@ -4,23 +4,23 @@ import json
 
 import pytest
 
-from keras_distill.recipes import experiments
-from keras_distill.recipes import experiments_mysteries
-from keras_distill.recipes import experiments_synthetic
-from keras_distill.recipes import mystery_results
-from keras_distill.recipes import reproducing
-from keras_distill.recipes.claims import AGREES
-from keras_distill.recipes.claims import CONTRADICTS
-from keras_distill.recipes.claims import OPEN
+from keras_distill.experiments import definitions
+from keras_distill.experiments import mysteries
+from keras_distill.experiments import mystery_results
+from keras_distill.experiments import reproducing
+from keras_distill.experiments import synthetic
+from keras_distill.experiments.claims import AGREES
+from keras_distill.experiments.claims import CONTRADICTS
+from keras_distill.experiments.claims import OPEN
 
 EVERY = {
     experiment.name: experiment
     for experiment in (
-        experiments_mysteries.DEEP,
-        experiments_mysteries.RANDOM_FEATURES,
-        experiments_mysteries.TANGENT,
-        experiments_synthetic.GAUSSIAN,
-        experiments_synthetic.MULTI_VIEW,
+        mysteries.DEEP,
+        mysteries.RANDOM_FEATURES,
+        mysteries.TANGENT,
+        synthetic.GAUSSIAN,
+        synthetic.MULTI_VIEW,
     )
 }
 
@@ -40,11 +40,11 @@ def planned(monkeypatch):
             found.update(studies)
             raise Planned(words)
 
-        for module in (experiments_mysteries, experiments_synthetic):
+        for module in (mysteries, synthetic):
             monkeypatch.setattr(module, "carried_out", keep)
-        run = experiments.begin(experiment, scale, folder)
+        run = definitions.begin(experiment, scale, folder)
         with pytest.raises(Planned):
-            experiment.measure(experiments.Place(run, experiment.scale(scale), seeds))
+            experiment.measure(definitions.Place(run, experiment.scale(scale), seeds))
         return found
 
     return plan
@@ -111,7 +111,7 @@ def test_one_experiment_from_data_to_page(tmp_path):
 def entries(row, than):
     """Two rows with these accuracies, by id."""
     made = [
-        experiments.entry(
+        definitions.entry(
             name,
             "",
             [

@@ -6,17 +6,17 @@ made of them.
 
 import re
 
-from keras_distill.recipes import mysteries
+from keras_distill.experiments import mystery_runs
+from keras_distill.experiments.claims import AGREES
+from keras_distill.experiments.claims import CONTRADICTS
+from keras_distill.experiments.claims import OPEN
+from keras_distill.experiments.claims import Claim
+from keras_distill.experiments.claims import Measure
+from keras_distill.experiments.claims import difference
+from keras_distill.experiments.definitions import entry
+from keras_distill.experiments.definitions import with_gains
+from keras_distill.experiments.pages import column
 from keras_distill.recipes import results as run_results
-from keras_distill.recipes.claims import AGREES
-from keras_distill.recipes.claims import CONTRADICTS
-from keras_distill.recipes.claims import OPEN
-from keras_distill.recipes.claims import Claim
-from keras_distill.recipes.claims import Measure
-from keras_distill.recipes.claims import difference
-from keras_distill.recipes.experiment_pages import column
-from keras_distill.recipes.experiments import entry
-from keras_distill.recipes.experiments import with_gains
 from keras_distill.recipes.settings import Setting
 from keras_distill.reporting import drawing_rows
 from keras_distill.reporting import tables
@@ -76,7 +76,7 @@ def study_of(place, build, split):
     """
     known = {name: value for name, value in place.scale.more.items() if name in _ARGUMENTS}
     setting = Setting(**place.scale.more["training"])
-    return mysteries.Study(build, split, setting, groups=tuple(place.seeds), **known)
+    return mystery_runs.Study(build, split, setting, groups=tuple(place.seeds), **known)
 
 
 _ARGUMENTS = ("members", "students", "pool", "temperature", "weight", "label_weight", "rows")
@@ -93,7 +93,7 @@ def carried_out(place, studies, words):
     comparison, by_size, remarks = [], {}, []
     for title, study in studies.items():
         folder = place.run.path / "networks" / (re.sub("[^a-z]+", "_", title.lower()) or "all")
-        found = mysteries.carry_out(folder, study, say=place.say)
+        found = mystery_runs.carry_out(folder, study, say=place.say)
         for part in study.tests:
             group = ", ".join(filter(None, [title, SINGLE_VIEW if part == "single_view" else ""]))
             by_size[group] = found["by_size"][part]
@@ -182,7 +182,7 @@ def size_tables(results):
         ]
         title = (
             f"{group + ': e' if group else 'E'}nsembles of all independent networks, by size: "
-            f"mean, deviation and bounds over {mysteries.ORDERS} random orders of the same "
+            f"mean, deviation and bounds over {mystery_runs.ORDERS} random orders of the same "
             "networks, which is no error of the mean"
         )
         made.append(tables.Table(title, columns, tuple(rows)))

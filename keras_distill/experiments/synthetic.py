@@ -2,20 +2,20 @@
 
 from keras_distill import backbones
 from keras_distill import data
+from keras_distill.experiments.claims import larger
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.mystery_results import AVERAGE
+from keras_distill.experiments.mystery_results import PARTS
+from keras_distill.experiments.mystery_results import SGD
+from keras_distill.experiments.mystery_results import SINGLE_VIEW
+from keras_distill.experiments.mystery_results import TINY
+from keras_distill.experiments.mystery_results import WIDE
+from keras_distill.experiments.mystery_results import carried_out
+from keras_distill.experiments.mystery_results import claim
+from keras_distill.experiments.mystery_results import no_better
+from keras_distill.experiments.mystery_results import study_of
 from keras_distill.recipes import networks
-from keras_distill.recipes.claims import larger
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.mystery_results import AVERAGE
-from keras_distill.recipes.mystery_results import PARTS
-from keras_distill.recipes.mystery_results import SGD
-from keras_distill.recipes.mystery_results import SINGLE_VIEW
-from keras_distill.recipes.mystery_results import TINY
-from keras_distill.recipes.mystery_results import WIDE
-from keras_distill.recipes.mystery_results import carried_out
-from keras_distill.recipes.mystery_results import claim
-from keras_distill.recipes.mystery_results import no_better
-from keras_distill.recipes.mystery_results import study_of
 from keras_distill.recipes.schemes import Options
 
 LABELLING_SEED = 10_001  # of the network that labels the Gaussian images: no student's

@@ -5,21 +5,21 @@ import types
 
 import keras
 
-from keras_distill.recipes import claims
+from keras_distill.experiments import claims
+from keras_distill.experiments.claims import Claim
+from keras_distill.experiments.claims import larger
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Row
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import trained
+from keras_distill.experiments.mutual import TINY
+from keras_distill.experiments.mutual import as_large
+from keras_distill.experiments.mutual import scales
 from keras_distill.recipes import loss_names
 from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
 from keras_distill.recipes import schemes
-from keras_distill.recipes.claims import Claim
-from keras_distill.recipes.claims import larger
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Row
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.experiments import rows
-from keras_distill.recipes.experiments import trained
-from keras_distill.recipes.experiments_mutual import TINY
-from keras_distill.recipes.experiments_mutual import as_large
-from keras_distill.recipes.experiments_mutual import scales
 from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.training import Forwards
 from keras_distill.reporting.runs import read_object
