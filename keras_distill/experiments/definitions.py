@@ -1,6 +1,6 @@
 """What an experiment of `scripts/reproduce.py` is, and how its rows are trained and measured.
 
-An experiment is an `Experiment` in a module of its own (`experiments_mutual`, ...), listed in
+An experiment is an `Experiment` in a module of its subject (`mutual`, ...), listed in
 `reproducing.experiments()`. It has a question, `Claim`s, and for each of the `SCALES` a `Scale`:
 data, networks, epochs and seeds, all fixed before anything runs.
 
