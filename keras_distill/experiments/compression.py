@@ -47,6 +47,7 @@ OTHERS = {
     "small": {"small": "small-4-8-16", "large": "small-16-32-64"},
     "paper": {"small": "resnet8", "large": "resnet32"},
 }
+COMPARED = {"small": "smaller", "large": "larger"}
 
 
 def file_of(place, network, name, quantize=None, ranges=True):
@@ -138,10 +139,10 @@ def _sized(size):
     alone = trained("baseline", change=_other(size), after=_as_file())
     taught = trained("distillation", _distilled, change=_other(size), after=_as_file())
     return (
-        Row(f"baseline_{size}", f"A {size}er student alone.", alone, seeds=3),
+        Row(f"baseline_{size}", f"A {COMPARED[size]} student alone.", alone, seeds=3),
         Row(
             f"distillation_{size}",
-            f"A {size}er student, distilled.",
+            f"A {COMPARED[size]} student, distilled.",
             taught,
             needs=("teacher",),
             seeds=3,

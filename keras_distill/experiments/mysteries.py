@@ -179,7 +179,12 @@ RANDOM_FEATURES = Experiment(
     notes=(
         "Learning rate and channels were chosen on training images of another draw, four seeds, "
         "among 1, 3, 10 and 30 and four maps: the learning rate for the single network, the "
-        "channels (72 features) so that an ensemble of three gains there.",
+        "channels (72 features) so that an ensemble of three gains there. That the effect exists "
+        "somewhere is the claim that is tested, not that it is everywhere.",
+        "Students train at the rate of the single network, too. It was checked before the runs, on "
+        "1,000 other training images, tested on 5,000 more, in four groups: a student of an "
+        "ensemble of five reached 73.9 % at 3, 75.0 % at 10 and 74.7 % at 30, a single network "
+        "76.5 % at 10. So the rate stays.",
         AVERAGE,
     ),
     **PARTS,
