@@ -48,7 +48,7 @@ CHANNELS = 8
 NOISE = 0.33  # share of wrong labels in the last part
 
 # %%
-digits = kd.data.load("digits", limit=64 if QUICK else None, test_limit=100 if QUICK else None)
+digits = kd.data.load("digits", limit=40 if QUICK else None, test_limit=100 if QUICK else None)
 x_train, y_train = digits.train.images.astype("float32") / 255, digits.train.labels
 x_test, y_test = digits.test.images.astype("float32") / 255, digits.test.labels
 print(f"{len(x_train)} training images, {len(x_test)} test images")

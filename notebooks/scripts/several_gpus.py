@@ -59,9 +59,9 @@ print(f"{type(strategy).__name__}: {strategy.num_replicas_in_sync} replicas")
 print(f"{PER_DEVICE} images on each device, a global batch of {batch_size}")
 
 # %% [markdown]
-# A data set is batched with the **global** batch, and the strategy cuts each batch up. So the number
-# of steps, the learning rate and the schedules stay what they are for that batch; more devices with
-# the same number of images *each* is a larger batch, which is another training.
+# A data set is batched with the **global** batch, and the strategy cuts each batch up. So the
+# number of steps, the learning rate and the schedules stay what they are for that batch; more
+# devices with the same number of images *each* is a larger batch, which is another training.
 #
 # A batch that does not divide is cut unevenly; `drop_remainder=True` avoids it.
 

@@ -43,9 +43,10 @@ tf.get_logger().setLevel("ERROR")
 QUICK = "KERAS_DISTILL_QUICK" in os.environ  # a short run that only shows that all works
 EPOCHS = 2 if QUICK else 40
 MORE_EPOCHS = 1 if QUICK else 10  # in simulated int8
-SEEDS = range(1 if QUICK else 4)
+SEEDS = range(1 if QUICK else 3)
 MEMBERS = 2 if QUICK else 4
 CHANNELS = 4 if QUICK else 6
+KINDS = (None, "int8") if QUICK else (None, "float16", "dynamic", "int8")  # of numbers
 FOLDER = "runs/phone"
 
 # %%
@@ -140,7 +141,7 @@ Markdown(reporting.models_table({"models": models}).markdown())
 # %%
 student = distilled[0]
 reports = {}
-for quantize in (None, "float16", "dynamic", "int8"):
+for quantize in KINDS:
     name = quantize or "float32"
     path = f"{FOLDER}/student_{name}.tflite"
     kd.export.tflite(student, path, quantize, representative_data=x_train)
@@ -163,7 +164,7 @@ Markdown(reporting.exports_table({"exports": exports}).markdown())
 
 # %%
 wide = small_cnn(channels=64)
-for quantize in (None, "float16", "dynamic", "int8"):
+for quantize in KINDS:
     name = quantize or "float32"
     path = kd.export.tflite(wide, f"{FOLDER}/wide_{name}.tflite", quantize, x_train)
     print(f"{name:8} {path.stat().st_size / 1000:6.0f} kB ({wide.count_params():,} parameters)")
