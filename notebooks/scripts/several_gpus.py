@@ -238,7 +238,8 @@ for student in cohort.students:
 #
 # **The teacher** runs on each device for its part of the images. If it is large, ask it once:
 # several processes can build one `kd.data.TeacherCache` together (`worker=i, workers=n`).
-#
+
+# %% [markdown]
 # ## What to try
 #
 # - **Count.** Time `fit` on one device and on two. Two halves of one processor are no faster; from
