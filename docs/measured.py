@@ -1,9 +1,10 @@
 """What this project has measured of a method, from `results/*.json`: a table and a figure.
 
 A page names what it is about in its front matter, `measured: [mutual]`, and shows it where
-`<!-- measured -->` stands. A results file is what `kd.recipes.compare_recipes` returns, with the
-`command` that made it beside it: of its `comparison`, the entries of these names are shown, next to
-the first entry, which all gains refer to. A page without such a file says that nothing is measured.
+`<!-- measured -->` stands. A results file is what `scripts/reproduce.py` writes, or what
+`kd.recipes.compare_recipes` returns with the `command` that made it: of its `comparison`, the
+entries of these names are shown, next to the first entry of their group, which the gains refer to.
+A page without such a file says that nothing is measured.
 """
 
 import html
@@ -27,10 +28,16 @@ def points(found, sign=""):
 
 
 def entries_of(results, names):
-    """What is shown of one results file: its first entry, and those of `names`; else nothing."""
-    first, *others = results.get("comparison") or [{"name": None}]
-    shown = [entry for entry in others if entry["name"] in names]
-    return [first, *shown] if shown or first["name"] in names else []
+    """What is shown of one results file: of each group its first entry and those of `names`."""
+    groups = {}
+    for entry in results.get("comparison") or []:
+        if "accuracy" in entry:
+            groups.setdefault(entry.get("group", ""), []).append(entry)
+    shown = []
+    for first, *others in groups.values():
+        own = [entry for entry in others if entry["name"] in names]
+        shown += [first, *own] if own or first["name"] in names else []
+    return shown
 
 
 def rows(results, entries):
@@ -38,7 +45,8 @@ def rows(results, entries):
     data = results["dataset"]
     about = f"{data['name']}, {data['train']:,} images"
     return [
-        f"| {about} | {entry['name']} | {points(entry['accuracy'])} "
+        f"| {about}{', ' + entry['group'] if entry.get('group') else ''} | {entry['name']} "
+        f"| {points(entry['accuracy'])} "
         f"| {points(entry['gain'], '+') if 'gain' in entry else ''} "
         f"| {len(entry['accuracy']['values'])} |"
         for entry in entries
@@ -63,7 +71,8 @@ def figure(entries):
     parts.append("<title>Test accuracy of each seed, and the mean</title>")
     for row, entry in enumerate(entries):
         y, mean = ROW * row + ROW // 2, x(entry["accuracy"]["mean"])
-        parts.append(f'<text x="0" y="{y + 4}">{html.escape(entry["name"])}</text>')
+        named = entry.get("id", entry["name"])
+        parts.append(f'<text x="0" y="{y + 4}">{html.escape(named)}</text>')
         parts.append(f'<line x1="{mean}" x2="{mean}" y1="{y - 9}" y2="{y + 9}"/>')
         dots = entry["accuracy"]["values"]
         parts += [f'<circle cx="{x(value)}" cy="{y}" r="4"/>' for value in dots]

@@ -28,6 +28,7 @@ Wrap models, call `compile` and `fit`, and walk away with a better small model.
 | `metrics`, `callbacks` | agreement, calibration; logs and backups |
 | `export` | SavedModel, TF Lite, parity, latency |
 | `recipes` | whole settings, as the command line runs them |
+| `experiments` | what papers claim, carried out; `scripts/reproduce.py` |
 | `reporting` | tables, pictures, the report of a run |
 | `distribution` | the strategy for this machine, or for several |
 """
@@ -42,6 +43,7 @@ from keras_distill import callbacks
 from keras_distill import connectors
 from keras_distill import data
 from keras_distill import distribution
+from keras_distill import experiments
 from keras_distill import export
 from keras_distill import losses
 from keras_distill import metrics
@@ -93,6 +95,7 @@ __all__ = [
     "connectors",
     "data",
     "distribution",
+    "experiments",
     "export",
     "losses",
     "metrics",

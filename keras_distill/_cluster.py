@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Iterator
 
 from keras_distill import _checks
 
@@ -184,7 +185,7 @@ def _check_port(cluster):
 
 
 @contextlib.contextmanager
-def failures_told(wait_seconds=None):
+def failures_told(wait_seconds: float | None = None) -> Iterator[None]:
     """Turns what TensorFlow raises inside, when a worker is missing, into a `ClusterError`.
 
     Args:

@@ -216,3 +216,29 @@ def weights_in_memory(model):
     saving_lib._save_state(model, store, None, inner_path="", visited_saveables=set())
     store.close()
     return file
+
+
+def changed_state(model, result, change):
+    """What Keras's step on JAX returned, `(logs, state)`, with the state that a change makes of it.
+
+    Args:
+        model: The model of the step.
+        result: What the step returned.
+        change: A function that assigns variables of the model.
+    """
+    logs, (trained, others, *rest) = result
+    own = model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
+    mapping = list(zip(own, [*trained, *others, *rest[0]], strict=True))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        change()
+    trained, others = (
+        [
+            value if (new := scope.get_current_value(variable)) is None else new
+            for variable, value in zip(variables, values)
+        ]
+        for variables, values in (
+            (model.trainable_variables, trained),
+            (model.non_trainable_variables, others),
+        )
+    )
+    return logs, (trained, others, *rest)

@@ -6,14 +6,20 @@ the papers' own connectors are in `keras_distill.regressors`.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Shape
+from keras_distill._types import Tensor
 
 
-def adaptive_average_matrix(size, target):
+def adaptive_average_matrix(size: int, target: int) -> np.ndarray:
     """The (target, size) matrix that averages `size` cells down to `target`.
 
     Cell i covers the rows floor(i * size / target) .. ceil((i + 1) * size / target) - 1, which
@@ -40,11 +46,11 @@ class Resize(keras.layers.Layer):
         target: Sizes of the axes between the first and the last: `(H, W)` or `(tokens,)`.
     """
 
-    def __init__(self, target, **kwargs):
+    def __init__(self, target: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target = tuple(int(size) for size in target)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         outputs = inputs
         for axis, target in enumerate(self.target, start=1):
             size = outputs.shape[axis]
@@ -60,10 +66,10 @@ class Resize(keras.layers.Layer):
             outputs = ops.moveaxis(moved, -1, axis)
         return outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (input_shape[0], *self.target, input_shape[-1])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "target": list(self.target)}
 
 
@@ -88,19 +94,19 @@ class TokensToMap(keras.layers.Layer):
     Tokens in front of the grid (a class token, a distillation token) are dropped.
     """
 
-    def __init__(self, height, width, **kwargs):
+    def __init__(self, height: int, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.height = int(height)
         self.width = int(width)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         grid = inputs[:, inputs.shape[1] - self.height * self.width :, :]
         return ops.reshape(grid, (-1, self.height, self.width, inputs.shape[-1]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (input_shape[0], self.height, self.width, input_shape[-1])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "height": self.height, "width": self.width}
 
 
@@ -113,25 +119,27 @@ class MapToTokens(keras.layers.Layer):
             mean of the map.
     """
 
-    def __init__(self, leading=0, **kwargs):
+    def __init__(self, leading: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.leading = int(leading)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         _, height, width, channels = inputs.shape
         tokens = ops.reshape(inputs, (-1, height * width, channels))
         means = [ops.mean(tokens, axis=1, keepdims=True)] * self.leading
         return ops.concatenate([*means, tokens], axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         batch, height, width, channels = input_shape
         return (batch, self.leading + height * width, channels)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "leading": self.leading}
 
 
-def automatic(student_shape, teacher_shape, name=None):
+def automatic(
+    student_shape: Shape, teacher_shape: Shape, name: str | None = None
+) -> keras.Sequential | None:
     """The layer that `Term(connector="auto")` puts on the student's side.
 
     The order is: rank, then space (`Resize`), then channels (a 1x1 convolution or a dense layer

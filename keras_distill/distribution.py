@@ -4,12 +4,15 @@ TensorFlow only; on other backends every function is a no-op or names TensorFlow
 `keras.distribution.DataParallel` needs nothing of this.
 """
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_distill import _checks
 from keras_distill import _cluster
 from keras_distill._cluster import ClusterError
 from keras_distill._cluster import failures_told
+from keras_distill._types import Strategy
 
 __all__ = [
     "ClusterError",
@@ -37,7 +40,13 @@ def require_tensorflow(what):
         )
 
 
-def choose_strategy(devices=None, *, gpus=None, wait_seconds=600, slurm_port=8888):
+def choose_strategy(
+    devices: Sequence[str] | None = None,
+    *,
+    gpus: int | None = None,
+    wait_seconds: float = 600,
+    slurm_port: int = 8888,
+) -> Strategy:
     """The `tf.distribute` strategy that fits this machine and its environment.
 
     * `TF_CONFIG` with a cluster of several workers, or several tasks that Slurm's `srun` started:
@@ -120,12 +129,12 @@ def _checked_names(devices):
     return names
 
 
-def global_batch_size(per_replica, strategy):
+def global_batch_size(per_replica: int, strategy: Strategy) -> int:
     """`per_replica` times the number of replicas: what a dataset is batched with."""
     return per_replica * strategy.num_replicas_in_sync
 
 
-def is_chief():
+def is_chief() -> bool:
     """Whether this process is the one that writes files (always, outside a cluster)."""
     cluster = _cluster.read()
     return cluster is None or cluster.own == 0
@@ -143,12 +152,12 @@ def in_several_processes(strategy):
     )
 
 
-def writes_files(strategy):
+def writes_files(strategy: Strategy) -> bool:
     """Whether this process writes the files of a training under `strategy`: the chief does."""
     return not in_several_processes(strategy) or is_chief()
 
 
-def from_chief(content, strategy):
+def from_chief(content: bytes | None, strategy: Strategy) -> bytes:
     """The chief's bytes in every process of `strategy`, which all have to call this.
 
     Args:

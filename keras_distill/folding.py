@@ -9,12 +9,13 @@ import keras
 from keras import ops
 
 from keras_distill import _ops
+from keras_distill._types import Tensor
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, *_DEPTHWISE)
 
 
-def can_fold(convolution, batch_norm):
+def can_fold(convolution: keras.layers.Layer, batch_norm: keras.layers.Layer) -> bool:
     """Whether the two built layers, called one after the other, can be one convolution.
 
     Only Keras's own classes: a subclass may compute something else.
@@ -51,7 +52,12 @@ class FoldedConvolution(keras.layers.Layer):
         batch_norm: The `BatchNormalization` over its channels, built.
     """
 
-    def __init__(self, convolution, batch_norm, name=None):
+    def __init__(
+        self,
+        convolution: keras.layers.Layer,
+        batch_norm: keras.layers.Layer,
+        name: str | None = None,
+    ) -> None:
         # Variables are read in their own precision, and only the result is cast.
         super().__init__(name=name, dtype=batch_norm.variable_dtype, autocast=False)
         self.convolution = convolution
@@ -59,7 +65,7 @@ class FoldedConvolution(keras.layers.Layer):
         self.supports_masking = convolution.supports_masking
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         normalizes_batch = training and self.batch_norm.trainable
         if normalizes_batch or self.convolution.quantization_mode is not None:
             return self.batch_norm(self.convolution(inputs), training=training)
@@ -79,7 +85,9 @@ class FoldedConvolution(keras.layers.Layer):
             return tf.nn.bias_add(x, ops.reshape(bias, (-1,)))
         return ops.add(x, bias)
 
-    def compute_output_spec(self, inputs, training=None):
+    def compute_output_spec(
+        self, inputs: Tensor, training: bool | None = None
+    ) -> keras.KerasTensor:
         return self.batch_norm.compute_output_spec(self.convolution.compute_output_spec(inputs))
 
     def _folded(self):

@@ -9,6 +9,8 @@ import keras
 
 from keras_distill import _graph
 from keras_distill import _quantization
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 
 _LINEAR_MAPS = (
     keras.layers.Dense,
@@ -61,7 +63,7 @@ class Head(typing.NamedTuple):
 UNKNOWN = Head("unknown")
 
 
-def head_of(model):
+def head_of(model: keras.Model) -> Structure:
     """Finds what the last activation of each output of a model is.
 
     Looks through nested models, `Activation`, `Softmax` and `keras.ops` nodes, the
@@ -82,7 +84,7 @@ def head_of(model):
     return keras.tree.map_structure(lambda tensor: trace(graph, tensor).kind, graph.output)
 
 
-def trace(graph, tensor):
+def trace(graph: _graph.Graph, tensor: keras.KerasTensor) -> Head:
     """The `Head` of one tensor of a `Graph`."""
     after = []
     while True:
@@ -148,7 +150,7 @@ def _head_of_call(call):
     return UNKNOWN
 
 
-def activation_kind(activation):
+def activation_kind(activation: typing.Any) -> str | None:
     """Returns "linear", "softmax", "sigmoid", or None for any other activation."""
     if activation is None or activation is keras.activations.linear:
         return "linear"
@@ -187,13 +189,13 @@ class PreActivation(keras.layers.Layer):
         layer: A built layer with an `activation`, which it applies last and once.
     """
 
-    def __init__(self, layer, name=None):
+    def __init__(self, layer: keras.layers.Layer, name: str | None = None) -> None:
         super().__init__(name=name, dtype=layer.dtype_policy, autocast=False)
         self.layer = layer
         self.supports_masking = layer.supports_masking
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> tuple[Structure, Tensor]:
         activation = self.layer.activation
         noted = []
 
@@ -207,10 +209,10 @@ class PreActivation(keras.layers.Layer):
         outputs = view(inputs)
         return outputs, noted[0]
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Tensor) -> tuple[Structure, keras.KerasTensor]:
         spec = self.layer.compute_output_spec(inputs)
         return spec, keras.KerasTensor(spec.shape, dtype=spec.dtype)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Structure:
         mask = self.layer.compute_mask(inputs, previous_mask)
         return (mask, mask)

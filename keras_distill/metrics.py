@@ -4,16 +4,24 @@ Outputs are logits unless `from_logits=False` says that they are probabilities. 
 values contradict that, it is an error: the softmax of a softmax is the commonest bug here.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_distill._checks import instance
 from keras_distill._checks import message
 from keras_distill._checks import positive_integer
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 
 
-def teacher_agreement(teacher_outputs, student_outputs, from_logits=True):
+def teacher_agreement(
+    teacher_outputs: ArrayLike, student_outputs: ArrayLike, from_logits: bool = True
+) -> float:
     """The share of samples for which student and teacher name the same class.
 
     "Fidelity" in Stanton et al., "Does Knowledge Distillation Really Work?" (2021),
@@ -37,7 +45,9 @@ def teacher_agreement(teacher_outputs, student_outputs, from_logits=True):
     return float(np.mean(teacher.argmax(-1) == student.argmax(-1)))
 
 
-def predictive_kl(teacher_outputs, student_outputs, from_logits=True):
+def predictive_kl(
+    teacher_outputs: ArrayLike, student_outputs: ArrayLike, from_logits: bool = True
+) -> float:
     """The mean over samples of KL(teacher || student), in nats.
 
     Stanton et al. (2021), equation 4, at temperature 1. Probabilities of 0 are read as
@@ -61,7 +71,9 @@ def predictive_kl(teacher_outputs, student_outputs, from_logits=True):
     return float(max(np.mean(divergence), 0.0))
 
 
-def expected_calibration_error(labels, outputs, bins=15, from_logits=True):
+def expected_calibration_error(
+    labels: ArrayLike, outputs: ArrayLike, bins: int = 15, from_logits: bool = True
+) -> float:
     """How far confidence is from accuracy, averaged over bins of confidence.
 
     Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3: bins of
@@ -85,7 +97,9 @@ def expected_calibration_error(labels, outputs, bins=15, from_logits=True):
     return float(np.sum(counts * np.abs(accuracies - confidences)) / counts.sum())
 
 
-def calibration_bins(labels, outputs, bins=15, from_logits=True):
+def calibration_bins(
+    labels: ArrayLike, outputs: ArrayLike, bins: int = 15, from_logits: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a reliability diagram shows: samples, confidence and accuracy by bin.
 
     Args:
@@ -190,11 +204,11 @@ class TeacherAgreement(keras.metrics.MeanMetricWrapper):
         0.5
     """
 
-    def __init__(self, name="teacher_agreement", dtype=None):
+    def __init__(self, name: str = "teacher_agreement", dtype: Any = None) -> None:
         super().__init__(fn=_same_class, name=name, dtype=dtype)
         self._direction = "up"
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"name": self.name, "dtype": self.dtype}
 
 
@@ -222,7 +236,13 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         dtype: Its dtype.
     """
 
-    def __init__(self, bins=15, from_logits=False, name="expected_calibration_error", dtype=None):
+    def __init__(
+        self,
+        bins: int = 15,
+        from_logits: bool = False,
+        name: str = "expected_calibration_error",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.bins = positive_integer("bins", bins)
         self.from_logits = instance("from_logits", from_logits, bool, "True or False")
@@ -234,7 +254,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     def _add_sums(self, name):
         return self.add_variable(shape=(self.bins,), initializer="zeros", name=name)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Structure, y_pred: Structure, sample_weight: Structure | None = None
+    ) -> None:
         """Adds labels, shape (...,) or (..., 1) or one-hot, and outputs (..., classes)."""
         y_pred = ops.cast(y_pred, "float32")
         classes = y_pred.shape[-1]
@@ -267,9 +289,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         ):
             sums.assign_add(ops.cast(ops.sum(values, axis=0), sums.dtype))
 
-    def result(self):
+    def result(self) -> Tensor:
         gaps = ops.sum(ops.abs(self.hits - self.confidences))
         return ops.divide_no_nan(gaps, ops.sum(self.counts))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "bins": self.bins, "from_logits": self.from_logits}

@@ -5,15 +5,26 @@ float32, is trained and saved with the wrapper, and is never exported with the s
 normalization sees each replica's own batch, as Keras's does.
 """
 
+from typing import Any
+
 import keras
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Shape
+from keras_distill._types import Tensor
 
 
 class _Regressor(keras.layers.Layer):
     """Base of the layers that bring a map to the shape of another, in float32 by default."""
 
-    def __init__(self, target_shape, activation="relu", dtype="float32", **kwargs):
+    def __init__(
+        self,
+        target_shape: Shape,
+        activation: str | None = "relu",
+        dtype: str = "float32",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dtype=dtype, **kwargs)
         if len(target_shape) != 3:
             raise ValueError(
@@ -41,10 +52,10 @@ class _Regressor(keras.layers.Layer):
             raise self._misfit(input_shape, "a student's map of known height, width and channels")
         return list(zip(input_shape[1:3], self.target_shape[:2]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (input_shape[0], *self.target_shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "target_shape": list(self.target_shape),
@@ -71,11 +82,17 @@ class HintRegressor(_Regressor):
         start uniform in +-0.05, the bias at 0, and each channel's norm is held below 0.9.
     """
 
-    def __init__(self, target_shape, activation="relu", max_norm=0.9, **kwargs):
+    def __init__(
+        self,
+        target_shape: Shape,
+        activation: str | None = "relu",
+        max_norm: float | None = 0.9,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(target_shape, activation, **kwargs)
         self.max_norm = None if max_norm is None else _checks.positive("max_norm", max_norm)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         kernel = [size - target + 1 for size, target in self._sizes(input_shape)]
         if min(kernel) < 1:
             raise self._misfit(input_shape, "a student's map as large as the teacher's, or larger")
@@ -93,10 +110,10 @@ class HintRegressor(_Regressor):
         )
         self.conv.build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return self.conv(inputs)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "max_norm": self.max_norm}
 
 
@@ -121,7 +138,7 @@ class ConvRegressor(_Regressor):
         Deviation: the convolution has no bias, which the batch normalization takes away.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         sizes = self._sizes(input_shape)
         up = [2 * size == target for size, target in sizes]
         if not all(size >= target or up_ for (size, target), up_ in zip(sizes, up)):
@@ -156,7 +173,7 @@ class ConvRegressor(_Regressor):
         self.norm = _batch_norm(self.dtype_policy)
         self.norm.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         padded = inputs if self.pad is None else self.pad(inputs)
         return self.activation(self.norm(self.conv(padded), training=training))
 
@@ -178,11 +195,11 @@ class ConvBatchNorm(keras.layers.Layer):
         Heo et al. AAAI 2019, https://arxiv.org/abs/1811.03233, as in the official code.
     """
 
-    def __init__(self, channels, dtype="float32", **kwargs):
+    def __init__(self, channels: int, dtype: str = "float32", **kwargs: Any) -> None:
         super().__init__(dtype=dtype, **kwargs)
         self.channels = _checks.positive_integer("channels", channels)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.conv = keras.layers.Dense(
             self.channels,
             use_bias=False,
@@ -196,13 +213,13 @@ class ConvBatchNorm(keras.layers.Layer):
         self.norm = _batch_norm(self.dtype_policy)
         self.norm.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return self.norm(self.conv(inputs), training=training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "channels": self.channels}
 
 

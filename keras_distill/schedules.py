@@ -6,16 +6,25 @@ of updates that the optimizer has made, which a resumed run continues.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Scalar
+from keras_distill._types import Tensor
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 
 
-def number_or_schedule(name, value, check=_checks.non_negative):
+def number_or_schedule(
+    name: str, value: NumberOrSchedule, check: Callable[[str, Any], float] = _checks.non_negative
+) -> NumberOrSchedule:
     """Returns `value`, a schedule or a checked number.
 
     Args:
@@ -30,7 +39,7 @@ def number_or_schedule(name, value, check=_checks.non_negative):
     return value
 
 
-def value_at(value, step):
+def value_at(value: NumberOrSchedule | Tensor, step: Scalar) -> Tensor:
     """The float32 value of a number or schedule at this step."""
     return ops.cast(value(step) if callable(value) else value, "float32")
 
@@ -39,29 +48,29 @@ def value_at(value, step):
 class Constant(Schedule):
     """The same `value` at every step."""
 
-    def __init__(self, value):
+    def __init__(self, value: float) -> None:
         self.value = _checks.finite("value", value)
 
-    def __call__(self, step):
+    def __call__(self, step: Scalar) -> Tensor:
         return ops.convert_to_tensor(self.value, dtype="float32")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"value": self.value}
 
 
 class _Ramp(Schedule):
     """From `start` to `end` over `steps` updates, then `end`."""
 
-    def __init__(self, start, end, steps):
+    def __init__(self, start: float, end: float, steps: int) -> None:
         self.start = _checks.finite("start", start)
         self.end = _checks.finite("end", end)
         self.steps = _checks.positive_integer("steps", steps)
 
-    def done(self, step):
+    def done(self, step: Scalar) -> Tensor:
         """The share of the way at this step, 0 to 1."""
         return ops.clip(ops.cast(step, "float32") / self.steps, 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"start": self.start, "end": self.end, "steps": self.steps}
 
 
@@ -69,7 +78,7 @@ class _Ramp(Schedule):
 class Linear(_Ramp):
     """From `start` to `end` in a straight line over `steps` updates, then `end`."""
 
-    def __call__(self, step):
+    def __call__(self, step: Scalar) -> Tensor:
         return self.start + (self.end - self.start) * self.done(step)
 
 
@@ -77,7 +86,7 @@ class Linear(_Ramp):
 class Cosine(_Ramp):
     """From `start` to `end` along half a cosine over `steps` updates, then `end`."""
 
-    def __call__(self, step):
+    def __call__(self, step: Scalar) -> Tensor:
         falling = 0.5 * (1.0 + ops.cos(math.pi * self.done(step)))
         return self.end + (self.start - self.end) * falling
 
@@ -89,14 +98,14 @@ class WarmUp(Schedule):
     The published codes count in epochs, from 1: give `steps = epochs * steps_per_epoch`.
     """
 
-    def __init__(self, value, steps):
+    def __init__(self, value: float, steps: int) -> None:
         self.value = _checks.finite("value", value)
         self.steps = _checks.positive_integer("steps", steps)
 
-    def __call__(self, step):
+    def __call__(self, step: Scalar) -> Tensor:
         return self.value * ops.minimum((ops.cast(step, "float32") + 1.0) / self.steps, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"value": self.value, "steps": self.steps}
 
 
@@ -110,15 +119,15 @@ class SigmoidRamp(Schedule):
     The published codes count in epochs: give `steps = epochs * steps_per_epoch`.
     """
 
-    def __init__(self, value, steps):
+    def __init__(self, value: float, steps: int) -> None:
         self.value = _checks.finite("value", value)
         self.steps = _checks.positive_integer("steps", steps)
 
-    def __call__(self, step):
+    def __call__(self, step: Scalar) -> Tensor:
         missing = 1.0 - ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
         return self.value * ops.exp(-5.0 * ops.square(missing))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"value": self.value, "steps": self.steps}
 
 
@@ -126,12 +135,12 @@ class SigmoidRamp(Schedule):
 class Stop(Schedule):
     """`value` for the first `steps` updates, then 0: distillation that ends early."""
 
-    def __init__(self, value, steps):
+    def __init__(self, value: float, steps: int) -> None:
         self.value = _checks.finite("value", value)
         self.steps = _checks.positive_integer("steps", steps)
 
-    def __call__(self, step):
+    def __call__(self, step: Scalar) -> Tensor:
         return self.value * ops.cast(ops.cast(step, "float32") < self.steps, "float32")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"value": self.value, "steps": self.steps}

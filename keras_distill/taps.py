@@ -2,6 +2,7 @@
 
 import collections
 import re
+from typing import Any
 
 import keras
 
@@ -9,6 +10,7 @@ from keras_distill import _checks
 from keras_distill import _graph
 from keras_distill import folding
 from keras_distill import heads
+from keras_distill._types import Layers
 
 _NO_GRAPH = (
     "Build it as a functional model, `keras.Model(inputs, outputs)`, or as a Sequential model "
@@ -16,7 +18,9 @@ _NO_GRAPH = (
 )
 
 
-def tap(model, paths=(), *, fold_batch_norm=False, logits=False):
+def tap(
+    model: keras.Model, paths: Layers = (), *, fold_batch_norm: bool = False, logits: bool = False
+) -> keras.Model:
     """Builds a functional twin of a model that also returns layers inside it.
 
     The twin shares the layers, and so the variables, and computes what the model computes
@@ -74,7 +78,7 @@ def tap(model, paths=(), *, fold_batch_norm=False, logits=False):
     return keras.Model(graph.input, outputs, name=model.name)
 
 
-def list_taps(model):
+def list_taps(model: keras.Model) -> dict[str, Any]:
     """Lists all that `tap` can return from a model.
 
     Args:
@@ -91,7 +95,7 @@ def list_taps(model):
     return _list_taps(_graph.Graph(model))
 
 
-def check_paths(model, paths, argument="paths"):
+def check_paths(model: keras.Model, paths: Layers, argument: str = "paths") -> list[str]:
     """Returns `paths` as a list of distinct paths; raises unless all are in the model.
 
     Args:

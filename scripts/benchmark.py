@@ -101,8 +101,14 @@ def suite(name, settings):
     return importlib.import_module(SETS[name].module).suite(settings)
 
 
+def written(run, path):
+    """Writes a run as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run, indent=1) + "\n")
+
+
 def measured(names, arguments):
-    """The run of these sets, as it is written."""
+    """The run of these sets; written after each of them, for a suite takes long."""
     run = {
         "machine": benchmark_report.machine(),
         "versions": benchmark_report.versions(),
@@ -121,8 +127,10 @@ def measured(names, arguments):
             run["figures"][figure] = {"set": name, **values}
         run.update(found)
         keras.backend.clear_session()
-    run["load_average"].append(benchmark_report.load_average())
-    run["bounds"] = benchmark_report.verdicts(run["figures"])
+        run["load_average"].append(benchmark_report.load_average())
+        run["bounds"] = benchmark_report.verdicts(run["figures"])
+        if arguments.out:
+            written(run, arguments.out)
     return run
 
 
@@ -143,9 +151,6 @@ def main():
     keras.config.set_dtype_policy(arguments.dtype)
     run = measured(names, arguments)
     print("\n" + "\n".join(benchmark_report.table(run)))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(run, indent=1) + "\n")
     if arguments.figure:
         importlib.import_module(SETS["growth"].module).draw(run, arguments.figure)
 

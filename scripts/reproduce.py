@@ -19,8 +19,8 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from keras_distill.recipes import reproducing  # noqa: E402
-from keras_distill.recipes.experiments import SCALES  # noqa: E402
+from keras_distill.experiments import reproducing  # noqa: E402
+from keras_distill.experiments.definitions import SCALES  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -18,6 +18,7 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 # with an underscore, may be imported from everywhere.
 RANKS = {
     "_version": 0,
+    "_types": 0,
     "_checks": 0,
     "_cluster": 0,
     "_ops": 0,
@@ -45,6 +46,7 @@ RANKS = {
     "export": 4,
     "reporting": 4,
     "recipes": 5,
+    "experiments": 6,
     "search": 5,
     "datafree": 5,
     "trees": 5,

@@ -192,6 +192,9 @@ def test_results_become_a_table(tmp_path):
             {"name": "baseline", "accuracy": {"mean": 0.88, "error": None, "values": [0.88]}},
             {"name": "mutual", "accuracy": accuracy, "gain": {"mean": 0.02, "error": 0.004}},
             {"name": "dlb", "accuracy": accuracy, "gain": {"mean": -0.01, "error": 0.004}},
+            {"name": "baseline", "group": "noise", "accuracy": accuracy, "id": "noise/baseline"},
+            {"name": "dlb", "group": "noise", "accuracy": accuracy, "id": "noise/dlb"},
+            {"name": "dlb", "group": "memory alone"},
         ],
     }
     (tmp_path / "digits.json").write_text(json.dumps(results))
@@ -204,6 +207,29 @@ def test_results_become_a_table(tmp_path):
     assert table.count("<circle") == 3
     assert ">88.00 %<" in table
     assert ">90.10 %<" in table
+    table = measured.table(["dlb"], tmp_path)
+    assert "| digits, 400 images | dlb | 90.00 ± 0.10 | -1.00 ± 0.40 | 2 |" in table
+    assert "| digits, 400 images, noise | baseline | 90.00 ± 0.10 |" in table
+    assert "| digits, 400 images, noise | dlb | 90.00 ± 0.10 |" in table
+    assert ">noise/dlb<" in table
+    assert table.count("<circle") == 7
+    assert "memory" not in table
+
+
+def test_experiments_become_pages(tmp_path):
+    """Without results the index says so; a JSON without a page is none of an experiment."""
+    pages = tool("experiments")
+    assert pages.NOTHING in pages.index(pages.found(tmp_path))
+    claim = {"claim": "It helps.", "verdict": "cannot be told"}
+    results = {"experiment": "x", "title": "Title", "question": "Does it?", "claims": [claim]}
+    (tmp_path / "x.json").write_text(json.dumps(results))
+    (tmp_path / "other.json").write_text(json.dumps({"models": []}))
+    assert pages.found(tmp_path) == []
+    (tmp_path / "x.md").write_text("# Title\n\n![figure](../docs/figures/x.png)\n")
+    index = pages.index(pages.found(tmp_path))
+    assert "## [Title](x.md)\n\nDoes it?" in index
+    assert "| It helps. | cannot be told |" in index
+    assert "![figure](../figures/x.png)" in pages.page(tmp_path / "x.json")
 
 
 def test_docstrings_for_pages():

@@ -60,7 +60,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     }
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert files == sources
-    assert "keras_distill/_version.py" in files
+    assert {"keras_distill/_version.py", "keras_distill/py.typed"} <= files
 
 
 @pytest.mark.slow

@@ -11,6 +11,9 @@ Deviations from RepDistiller:
 - any input size, through global average pooling.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -20,14 +23,14 @@ _STAGES = 3
 
 
 def resnet(
-    depth,
-    classes=10,
-    input_shape=(32, 32, 3),
-    width=16,
-    include_top=True,
-    classifier_activation=None,
-    name=None,
-):
+    depth: int,
+    classes: int = 10,
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    width: int | Sequence[int] = 16,
+    include_top: bool = True,
+    classifier_activation: str | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a CIFAR ResNet of basic blocks, depth 6n + 2.
 
     He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2, in
@@ -65,7 +68,13 @@ def resnet(
     return keras.Model(inputs, x, name=name or f"resnet{depth}")
 
 
-def resnet_x4(depth, classes=10, input_shape=(32, 32, 3), name=None, **kwargs):
+def resnet_x4(
+    depth: int,
+    classes: int = 10,
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    name: str | None = None,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds ResNet-8x4, ResNet-32x4, ...: `resnet` with channels 32, 64, 128, 256.
 
     Args:
@@ -77,15 +86,15 @@ def resnet_x4(depth, classes=10, input_shape=(32, 32, 3), name=None, **kwargs):
 
 
 def wide_resnet(
-    depth,
-    width,
-    classes=10,
-    input_shape=(32, 32, 3),
-    dropout=0.0,
-    include_top=True,
-    classifier_activation=None,
-    name=None,
-):
+    depth: int,
+    width: int,
+    classes: int = 10,
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    dropout: float = 0.0,
+    include_top: bool = True,
+    classifier_activation: str | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds WRN-d-k, a wide residual network with pre-activation, depth 6n + 4.
 
     Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016). Trainable parameters for

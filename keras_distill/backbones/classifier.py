@@ -46,7 +46,7 @@ def _pool(x, pooling, data_format):
     return pools[len(x.shape), pooling](data_format=data_format, name="pool")(x)
 
 
-def stages(model):
+def stages(model: keras.Model) -> dict[str, str]:
     """Lists the paths of the stages of a keras-cv or keras-hub network, or of one of ours.
 
     Args:

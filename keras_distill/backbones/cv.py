@@ -3,11 +3,23 @@
 keras-cv's preset names need the network even for a bare architecture; its classes do not.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
 from keras_distill import _checks
 from keras_distill.backbones import classifier
 
 
-def cv_classifier(backbone, classes, activation=None, pooling="avg", dropout=0.0, name=None):
+def cv_classifier(
+    backbone: keras.Model,
+    classes: int,
+    activation: str | None = None,
+    pooling: str = "avg",
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
     """Puts a classification head on a keras-cv backbone.
 
     Args:
@@ -28,15 +40,15 @@ def cv_classifier(backbone, classes, activation=None, pooling="avg", dropout=0.0
 
 
 def cv_resnet(
-    classes,
-    input_shape=(224, 224, 3),
-    filters=(64, 128, 256, 512),
-    blocks=(2, 2, 2, 2),
-    strides=(1, 2, 2, 2),
-    block_type="basic_block",
-    include_rescaling=False,
-    **kwargs,
-):
+    classes: int,
+    input_shape: tuple[int, ...] = (224, 224, 3),
+    filters: Sequence[int] = (64, 128, 256, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2),
+    strides: Sequence[int] = (1, 2, 2, 2),
+    block_type: str = "basic_block",
+    include_rescaling: bool = False,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a classifier on keras-cv's ResNet (v1); by default ResNet-18.
 
     Args:
@@ -56,15 +68,15 @@ def cv_resnet(
 
 
 def cv_resnet_v2(
-    classes,
-    input_shape=(224, 224, 3),
-    filters=(64, 128, 256, 512),
-    blocks=(2, 2, 2, 2),
-    strides=(1, 2, 2, 2),
-    block_type="block",
-    include_rescaling=False,
-    **kwargs,
-):
+    classes: int,
+    input_shape: tuple[int, ...] = (224, 224, 3),
+    filters: Sequence[int] = (64, 128, 256, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2),
+    strides: Sequence[int] = (1, 2, 2, 2),
+    block_type: str = "block",
+    include_rescaling: bool = False,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a classifier on keras-cv's ResNet v2 (pre-activation).
 
     Args:
@@ -84,8 +96,13 @@ def cv_resnet_v2(
 
 
 def cv_mobilenet_v3(
-    classes, input_shape=(224, 224, 3), blocks=None, alpha=1.0, include_rescaling=False, **kwargs
-):
+    classes: int,
+    input_shape: tuple[int, ...] = (224, 224, 3),
+    blocks: Sequence[Sequence[Any]] | None = None,
+    alpha: float = 1.0,
+    include_rescaling: bool = False,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a classifier on keras-cv's MobileNetV3; by default the small one.
 
     Args:

@@ -1,5 +1,7 @@
 """DeiT: a vision transformer of keras-hub with a distillation token, and a head on each token."""
 
+from typing import Any
+
 import keras
 from keras import layers
 from keras import ops
@@ -73,7 +75,9 @@ class ViTWithDistillationToken(keras.Model):
         return cls(**_keras.arguments_of(config, custom_objects))
 
 
-def hub_distilled(backbone, classes, activation=None, name=None):
+def hub_distilled(
+    backbone: keras.Model, classes: int, activation: str | None = None, name: str | None = None
+) -> keras.Model:
     """Puts a class head and a distillation head on a vision transformer of keras-hub.
 
     `kd.TwoHeadDistiller` trains "head", on the class token, by labels, and
@@ -124,16 +128,16 @@ def hub_distilled(backbone, classes, activation=None, name=None):
 
 
 def hub_deit(
-    classes,
-    input_shape=(224, 224, 3),
-    patch_size=16,
-    layers=12,
-    heads=3,
-    channels=192,
-    mlp_channels=None,
-    dropout_rate=0.0,
-    **kwargs,
-):
+    classes: int,
+    input_shape: tuple[int, ...] = (224, 224, 3),
+    patch_size: int = 16,
+    layers: int = 12,
+    heads: int = 3,
+    channels: int = 192,
+    mlp_channels: int | None = None,
+    dropout_rate: float = 0.0,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a two-headed classifier on keras-hub's DeiT; by default DeiT-Ti/16.
 
     Args:

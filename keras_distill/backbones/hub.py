@@ -1,10 +1,22 @@
 """Classifiers on keras-hub backbones, built by configuration: nothing is downloaded."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
 from keras_distill import _checks
 from keras_distill.backbones import classifier
 
 
-def hub_classifier(backbone, classes, activation=None, pooling="avg", dropout=0.0, name=None):
+def hub_classifier(
+    backbone: keras.Model,
+    classes: int,
+    activation: str | None = None,
+    pooling: str = "avg",
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
     """Puts a classification head on a keras-hub backbone.
 
     keras-hub's own `ImageClassifier`s serve as teacher and student too, taps included.
@@ -27,17 +39,17 @@ def hub_classifier(backbone, classes, activation=None, pooling="avg", dropout=0.
 
 
 def hub_resnet(
-    classes,
-    input_shape=(224, 224, 3),
-    filters=(64, 128, 256, 512),
-    blocks=(2, 2, 2, 2),
-    strides=(1, 2, 2, 2),
-    block_type="basic_block",
-    stem_filters=64,
-    stem_kernel_size=7,
-    pre_activation=False,
-    **kwargs,
-):
+    classes: int,
+    input_shape: tuple[int, ...] = (224, 224, 3),
+    filters: Sequence[int] = (64, 128, 256, 512),
+    blocks: Sequence[int] = (2, 2, 2, 2),
+    strides: Sequence[int] = (1, 2, 2, 2),
+    block_type: str = "basic_block",
+    stem_filters: int = 64,
+    stem_kernel_size: int = 7,
+    pre_activation: bool = False,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a classifier on keras-hub's ResNet; by default ResNet-18.
 
     Args:
@@ -67,17 +79,17 @@ def hub_resnet(
 
 
 def hub_vit(
-    classes,
-    input_shape=(224, 224, 3),
-    patch_size=16,
-    layers=12,
-    heads=3,
-    channels=192,
-    mlp_channels=None,
-    dropout_rate=0.0,
-    pooling="token",
-    **kwargs,
-):
+    classes: int,
+    input_shape: tuple[int, ...] = (224, 224, 3),
+    patch_size: int = 16,
+    layers: int = 12,
+    heads: int = 3,
+    channels: int = 192,
+    mlp_channels: int | None = None,
+    dropout_rate: float = 0.0,
+    pooling: str = "token",
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a classifier on keras-hub's vision transformer; by default ViT-Ti/16.
 
     Args:

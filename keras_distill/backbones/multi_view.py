@@ -8,15 +8,15 @@ from keras_distill import _checks
 
 
 def multi_view_cnn(
-    input_shape=(8, 1, 60),
-    classes=6,
-    channels=4,
-    power=3,
-    threshold=0.3,
-    deviation=0.02,
-    seed=None,
-    name=None,
-):
+    input_shape: tuple[int, ...] = (8, 1, 60),
+    classes: int = 6,
+    channels: int = 4,
+    power: float = 3,
+    threshold: float = 0.3,
+    deviation: float = 0.02,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds the network that the paper proves its theorems for, for `kd.data.multi_view`.
 
     Logit i is `sum_r sum_p sReLU(<w_ir, x_p>)`: the same filters read each patch, a class has

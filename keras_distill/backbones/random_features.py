@@ -3,6 +3,8 @@
 In Allen-Zhu and Li's "random feature mappings" an ensemble helps, and distilling it does not.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 from keras import ops
@@ -14,14 +16,14 @@ from keras_distill.heads import head_of
 
 
 def random_features(
-    input_shape=(28, 28, 1),
-    classes=10,
-    channels=(16, 32),
-    kernel_size=5,
-    seed=None,
-    classifier_activation=None,
-    name=None,
-):
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    classes: int = 10,
+    channels: Sequence[int] = (16, 32),
+    kernel_size: int = 5,
+    seed: int | None = None,
+    classifier_activation: str | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a linear classifier on a frozen random convolutional map.
 
     Each stage is a convolution with filters drawn at random (He et al.'s normal distribution, no
@@ -83,7 +85,9 @@ def random_features(
     return keras.Model(inputs, x, name=name or "_".join(map(str, ["random_features", *widths])))
 
 
-def linearized(model, subtract_initial=False, name=None):
+def linearized(
+    model: keras.Model, subtract_initial: bool = False, name: str | None = None
+) -> keras.Model:
     """Builds the first-order Taylor expansion of a network in its weights, at those it has now.
 
     `f(x; w0) + J(x; w0) d`: w0 are the network's trainable weights, kept as they are, J is their
@@ -94,6 +98,7 @@ def linearized(model, subtract_initial=False, name=None):
     normalization uses the moving statistics that it has now, those of a fresh network being 0
     and 1. Its layers that are not trainable are not expanded. Regularisers of its layers are
     left out: weight decay of the optimizer pulls towards w0.
+    SavedModels hold the expansion; TF Lite lacks operations of derivatives.
 
     Args:
         model: A functional or built Sequential model that returns logits. It is copied, and not

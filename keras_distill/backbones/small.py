@@ -1,5 +1,7 @@
 """Little convolutional networks, for small images and quick runs (the demo's)."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
@@ -7,13 +9,13 @@ from keras_distill import _checks
 
 
 def small_cnn(
-    input_shape=(8, 8, 1),
-    classes=10,
-    channels=32,
-    dropout=0.0,
-    classifier_activation=None,
-    name=None,
-):
+    input_shape: tuple[int, ...] = (8, 8, 1),
+    classes: int = 10,
+    channels: int | Sequence[int] = 32,
+    dropout: float = 0.0,
+    classifier_activation: str | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds a network of three 3x3 convolutions, 2x2 pooling, and a dense head.
 
     For images from 8 x 8 (digits) to 32 x 32. Layers "stem", "stage1", "stage2", "pool" and

@@ -14,6 +14,8 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import distribution
 from keras_distill._files import written_beside
+from keras_distill._types import Logs
+from keras_distill._types import PathLike
 
 SEEDS = "keras_distill_seeds"
 
@@ -44,11 +46,11 @@ class Backup(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: PathLike) -> None:
         super().__init__()
         self.folder = pathlib.Path(folder)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         import h5py
 
         if not distribution.writes_files(_strategy(self.model)):
@@ -90,7 +92,7 @@ def _epochs(path):
     return int(match.group(1)) if match else None
 
 
-def restore(model, folder):
+def restore(model: keras.Model, folder: PathLike) -> int:
     """Loads the newest backup of a folder into a built and compiled model.
 
     What a kill left half-written is removed. Of several processes all have to call this; the

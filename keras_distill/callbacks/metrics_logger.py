@@ -1,10 +1,12 @@
 """`MetricsLogger`: each epoch's logs as a line of the run's `metrics.jsonl`."""
 
 import time
+from typing import Any
 
 import keras
 
 from keras_distill._checks import message
+from keras_distill._types import Logs
 
 
 class MetricsLogger(keras.callbacks.Callback):
@@ -28,7 +30,7 @@ class MetricsLogger(keras.callbacks.Callback):
         0
     """
 
-    def __init__(self, run_folder, **identity):
+    def __init__(self, run_folder: Any, **identity: Any) -> None:
         super().__init__()
         if not hasattr(run_folder, "append_metrics") or not hasattr(run_folder, "forget_metrics"):
             raise TypeError(
@@ -39,16 +41,16 @@ class MetricsLogger(keras.callbacks.Callback):
         self._resumed = False
         self._start = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._resumed = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         if not self._resumed:
             self.run_folder.forget_metrics(epoch, **self.identity)
             self._resumed = True
         self._start = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         seconds = round(time.perf_counter() - self._start, 3)
         record = {**self.identity, "epoch": epoch, "seconds": seconds, **(logs or {})}
         self.run_folder.append_metrics(record)

@@ -5,6 +5,8 @@ import math
 import keras
 import numpy as np
 
+from keras_distill._types import Logs
+
 
 class NonFiniteLoss(RuntimeError):
     """A loss or a term that is NaN or infinite; the message names it, the step and what to try."""
@@ -24,16 +26,16 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         NonFiniteLoss: At the end of that batch.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._epoch = self._first = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         self._first = batch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         values = {name: float(np.mean(value)) for name, value in (logs or {}).items()}
         named = {name: v for name, v in values.items() if not math.isfinite(v)}
         named = {name: v for name, v in named.items() if name in self._losses()}

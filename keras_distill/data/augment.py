@@ -9,9 +9,11 @@ the second the sample's index. Any function of that form can be used instead.
 from keras_distill._checks import instance
 from keras_distill._checks import message
 from keras_distill._checks import one_of
+from keras_distill._types import Augment
+from keras_distill._types import Tensor
 
 
-def random_uniform(seeds, count):
+def random_uniform(seeds: Tensor, count: int) -> Tensor:
     """Draws numbers for each sample from its own seed, all samples at once.
 
     The integer hash of MurmurHash3 (its 32-bit finaliser), applied to the two words of
@@ -43,7 +45,7 @@ def random_uniform(seeds, count):
     return tf.cast(mantissa, tf.float32) * (1.0 / 2**24)
 
 
-def crop_and_flip(padding=4, flip=True, fill="zeros"):
+def crop_and_flip(padding: int = 4, flip: bool = True, fill: str = "zeros") -> Augment:
     """Random shift by up to `padding` pixels and random mirroring: the CIFAR standard.
 
     He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2: four

@@ -4,6 +4,8 @@ import numpy as np
 
 from keras_distill._checks import message
 from keras_distill._checks import positive_integer
+from keras_distill._types import Augment
+from keras_distill._types import Dataset
 from keras_distill.data.pipeline import as_float
 from keras_distill.data.pipeline import check_arrays
 from keras_distill.data.pipeline import check_pipeline
@@ -19,18 +21,18 @@ CLUSTERING_STARTS = 10
 
 
 def balanced_batches(
-    images,
-    labels,
-    batch_size,
-    samples_per_class=4,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    samples_per_class: int = 4,
     *,
-    epochs=1,
-    start_epoch=0,
-    augment=None,
-    seed=0,
-    ids=False,
-    drop_remainder=False,
-):
+    epochs: int = 1,
+    start_epoch: int = 0,
+    augment: Augment | None = None,
+    seed: int = 0,
+    ids: bool = False,
+    drop_remainder: bool = False,
+) -> Dataset:
     """Class-uniform batches: `batch_size / samples_per_class` classes, equally many samples each.
 
     For losses that relate samples to one another, such as `CorrelationCongruence`, which the
@@ -99,20 +101,20 @@ def balanced_batches(
 
 
 def superclass_batches(
-    images,
-    labels,
-    features,
-    batch_size,
-    clusters,
-    samples_per_cluster=4,
+    images: np.ndarray,
+    labels: np.ndarray,
+    features: np.ndarray,
+    batch_size: int,
+    clusters: int,
+    samples_per_cluster: int = 4,
     *,
-    epochs=1,
-    start_epoch=0,
-    augment=None,
-    seed=0,
-    ids=False,
-    drop_remainder=False,
-):
+    epochs: int = 1,
+    start_epoch: int = 0,
+    augment: Augment | None = None,
+    seed: int = 0,
+    ids: bool = False,
+    drop_remainder: bool = False,
+) -> Dataset:
     """Superclass-uniform batches: `balanced_batches` of clusters of the teacher's features.
 
     A batch holds `batch_size / samples_per_cluster` clusters, equally many samples of each; the

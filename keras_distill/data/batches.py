@@ -1,6 +1,11 @@
 """Batches from arrays whose order and augmentation depend on (seed, epoch, sample) only."""
 
+import keras
+import numpy as np
+
 from keras_distill._checks import positive_integer
+from keras_distill._types import Augment
+from keras_distill._types import Dataset
 from keras_distill.data import mixing
 from keras_distill.data.pipeline import Order
 from keras_distill.data.pipeline import check_arrays
@@ -15,20 +20,20 @@ MIXED = 1  # The part of a sample's draws by which batches are mixed.
 
 
 def batches(
-    images,
-    labels,
-    batch_size,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
     *,
-    epochs=1,
-    start_epoch=0,
-    shuffle=True,
-    augment=None,
-    seed=0,
-    ids=False,
-    drop_remainder=False,
-    mix=None,
-    class_count=None,
-):
+    epochs: int = 1,
+    start_epoch: int = 0,
+    shuffle: bool = True,
+    augment: Augment | None = None,
+    seed: int = 0,
+    ids: bool = False,
+    drop_remainder: bool = False,
+    mix: keras.layers.Layer | None = None,
+    class_count: int | None = None,
+) -> Dataset:
     """Builds one data set of all the batches of a training.
 
     The order in an epoch is a function of (seed, epoch), the augmentation of a sample

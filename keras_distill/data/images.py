@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,20 +23,20 @@ class ImageData:
     class_names: tuple
     name: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """(height, width, channels)."""
         return tuple(self.images.shape[1:])
 
     @property
-    def class_count(self):
+    def class_count(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
-    def subset(self, indices, name=None):
+    def subset(self, indices: np.ndarray | Sequence[int], name: str | None = None) -> "ImageData":
         """The samples at `indices`, as a new `ImageData`."""
         images, labels = self.images[indices], self.labels[indices]
         return ImageData(images, labels, self.class_names, name or self.name)

@@ -6,6 +6,7 @@ gives.
 """
 
 import contextlib
+from collections.abc import Callable
 
 import keras
 
@@ -13,11 +14,13 @@ from keras_distill import _keras
 from keras_distill._checks import instance
 from keras_distill._checks import message
 from keras_distill._checks import positive_integer
+from keras_distill._types import Augment
+from keras_distill._types import Tensor
 
 MIXING = (keras.layers.CutMix, keras.layers.MixUp)
 
 
-def keras_augment(*layers):
+def keras_augment(*layers: Callable[..., Tensor]) -> Augment:
     """Image layers of Keras as one function of (images, seeds), for `augment`.
 
     The layers are applied in turn. Their draws are a function of the batch's first seed, so

@@ -1,6 +1,8 @@
 """Label noise for experiments on robustness, with the true labels kept beside."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from keras_distill._checks import instance
 from keras_distill._checks import is_number
 from keras_distill._checks import message
 from keras_distill._checks import one_of
+from keras_distill._types import Dataset
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
 from keras_distill.data.pipeline import map_in_order
@@ -28,17 +31,27 @@ class NoisyImageData(ImageData):
     true_labels: np.ndarray
 
     @property
-    def flipped(self):
+    def flipped(self) -> np.ndarray:
         """Where the label is not the true one, a boolean array of shape (samples,)."""
         return self.labels != self.true_labels
 
-    def subset(self, indices, name=None):
+    def subset(
+        self, indices: np.ndarray | Sequence[int], name: str | None = None
+    ) -> "NoisyImageData":
         """The samples at `indices`, as a new `NoisyImageData`."""
         true_labels = self.true_labels[indices]
         return _noisy(super().subset(indices, name), self.labels[indices], true_labels)
 
 
-def label_noise(dataset, rate, kind="symmetric", seed=0, *, class_count=None, exact=True):
+def label_noise(
+    dataset: ImageData | Split | np.ndarray | Dataset,
+    rate: float,
+    kind: str = "symmetric",
+    seed: int = 0,
+    *,
+    class_count: int | None = None,
+    exact: bool = True,
+) -> Any:
     """Replaces a share of the labels by wrong ones.
 
     `"symmetric"`: by any of the other classes, each as likely as the next. `"pairflip"`: by

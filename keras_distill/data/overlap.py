@@ -1,8 +1,12 @@
 """Batches that overlap by half: what DLB learns from."""
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 
+from keras_distill._types import Augment
+from keras_distill._types import Dataset
 from keras_distill.data.halves import ArraySource
 from keras_distill.data.halves import Halves
 from keras_distill.data.halves import SampleSource
@@ -11,21 +15,21 @@ from keras_distill.data.targets import Targets
 
 
 def overlap_batches(
-    dataset,
-    half_batch_size,
-    augment=None,
-    carry=True,
-    seed=None,
-    start_epoch=0,
+    dataset: tuple[np.ndarray, ...] | Dataset,
+    half_batch_size: int,
+    augment: Augment | None = None,
+    carry: bool = True,
+    seed: int | None = None,
+    start_epoch: int = 0,
     *,
-    epochs=1,
-    shuffle=True,
-    mix=None,
-    class_count=None,
-    class_weight=None,
-    ids=False,
-    other_view=False,
-):
+    epochs: int = 1,
+    shuffle: bool | int = True,
+    mix: keras.layers.Layer | None = None,
+    class_count: int | None = None,
+    class_weight: Mapping[int, float] | None = None,
+    ids: bool = False,
+    other_view: bool = False,
+) -> Dataset:
     """Batches whose first half was the second half of the batch before.
 
     An element is `((x_last, x_new), (y_last, y_new), (w_last, w_new))`, each half of

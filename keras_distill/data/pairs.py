@@ -1,11 +1,14 @@
 """Pairs of images of one class: the batches of CS-KD."""
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
 from keras_distill._checks import instance
 from keras_distill._checks import message
+from keras_distill._types import Augment
+from keras_distill._types import Dataset
 from keras_distill.data.augment import random_uniform
 from keras_distill.data.pipeline import Order
 from keras_distill.data.pipeline import as_float
@@ -24,20 +27,20 @@ from keras_distill.data.targets import check_samples
 
 
 def class_pairs(
-    images,
-    labels,
-    batch_size,
+    images: np.ndarray | Dataset,
+    labels: np.ndarray | None,
+    batch_size: int,
     *,
-    epochs=1,
-    start_epoch=0,
-    shuffle=True,
-    augment=None,
-    seed=0,
-    ids=False,
-    drop_remainder=False,
-    class_weight=None,
-    exclude_self=False,
-):
+    epochs: int = 1,
+    start_epoch: int = 0,
+    shuffle: bool = True,
+    augment: Augment | None = None,
+    seed: int = 0,
+    ids: bool = False,
+    drop_remainder: bool = False,
+    class_weight: Mapping[int, float] | None = None,
+    exclude_self: bool = False,
+) -> Dataset:
     """Batches of images, each with a partner of its own class: `((x, x_pair), y)`.
 
     The anchors `x` are those of `batches`: every sample once an epoch, in an order that is a

@@ -10,7 +10,7 @@ from keras_distill._checks import message
 from keras_distill._checks import positive_integer
 
 
-def steps_per_epoch(sample_count, batch_size, drop_remainder=False):
+def steps_per_epoch(sample_count: int, batch_size: int, drop_remainder: bool = False) -> int:
     """How many batches an epoch has.
 
     Args:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from keras_distill._checks import is_number
 from keras_distill._checks import message
 from keras_distill._checks import one_of
 from keras_distill._checks import positive_integer
+from keras_distill._types import PathLike
 from keras_distill.data.folders import load_folder
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
@@ -21,18 +23,18 @@ DIGITS_TRAIN = 400
 
 
 def load(
-    name,
-    data_dir=None,
-    split=None,
+    name: PathLike,
+    data_dir: PathLike | None = None,
+    split: str | None = None,
     *,
-    image_size=None,
-    validation=0.0,
-    limit=None,
-    test_limit=None,
-    holdout=0.2,
-    seed=0,
-    download=None,
-):
+    image_size: int | tuple[int, int] | None = None,
+    validation: float = 0.0,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    download: bool | None = None,
+) -> Any:
     """Loads an image classification data set into memory.
 
     Args:

@@ -1,10 +1,13 @@
 """Synthetic data of Allen-Zhu and Li: Gaussian inputs, and classes with several views."""
 
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill._types import Tensor
 from keras_distill.data.images import ImageData
 from keras_distill.data.images import Split
 
@@ -25,7 +28,9 @@ class MultiViewData(ImageData):
     strengths: np.ndarray
     shown: np.ndarray
 
-    def subset(self, indices, name=None):
+    def subset(
+        self, indices: np.ndarray | Sequence[int], name: str | None = None
+    ) -> "MultiViewData":
         """The samples at `indices`, as a new `MultiViewData`."""
         plain = super().subset(indices, name)
         names = plain.class_names, plain.name
@@ -48,22 +53,22 @@ class MultiViewSplit(Split):
 
 
 def multi_view(
-    train=300,
-    test=1000,
+    train: int = 300,
+    test: int = 1000,
     *,
-    classes=6,
-    dimension=60,
-    patches=8,
-    patches_per_feature=1,
-    single_view_share=0.2,
-    main=(1.0, 1.5),
-    others=(0.1, 0.4),
-    faint=0.1,
-    other_probability=0.2,
-    feature_noise=0.05,
-    noise=0.1,
-    seed=0,
-):
+    classes: int = 6,
+    dimension: int = 60,
+    patches: int = 8,
+    patches_per_feature: int = 1,
+    single_view_share: float = 0.2,
+    main: tuple[float, float] = (1.0, 1.5),
+    others: tuple[float, float] = (0.1, 0.4),
+    faint: float = 0.1,
+    other_probability: float = 0.2,
+    feature_noise: float = 0.05,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> MultiViewSplit:
     """Draws Allen-Zhu and Li's multi-view distribution: two features tell a class, one is enough.
 
     There are two features a class, all orthonormal. A sample of class y shows both of y's
@@ -203,7 +208,14 @@ def _spread(generator, strengths, patches, each, feature_noise):
     return coefficients
 
 
-def gaussian_images(network, train=1000, test=1000, *, image_shape=(8, 8, 1), seed=0):
+def gaussian_images(
+    network: Callable[[np.ndarray], Tensor],
+    train: int = 1000,
+    test: int = 1000,
+    *,
+    image_shape: tuple[int, ...] = (8, 8, 1),
+    seed: int = 0,
+) -> Split:
     """Draws images of independent Gaussian noise, labelled by a network.
 
     There is one view: what tells the classes is the same for every sample. Allen-Zhu and Li find
@@ -246,8 +258,14 @@ def gaussian_images(network, train=1000, test=1000, *, image_shape=(8, 8, 1), se
 
 
 def gaussian_mixture(
-    train=1000, test=1000, *, classes=10, image_shape=(8, 8, 1), distance=4.0, seed=0
-):
+    train: int = 1000,
+    test: int = 1000,
+    *,
+    classes: int = 10,
+    image_shape: tuple[int, ...] = (8, 8, 1),
+    distance: float = 4.0,
+    seed: int = 0,
+) -> Split:
     """Draws a mixture of Gaussians, one a class, with means at equal distances.
 
     `x = mean of the class + N(0, 1)` in each pixel; the means are orthogonal random directions

@@ -1,10 +1,17 @@
 """`Targets`: what the terms need beside the label, and the ids of samples."""
 
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
+
 import keras
 
 from keras_distill import _keras
 from keras_distill._checks import instance
 from keras_distill._checks import message
+from keras_distill._types import Dataset
+from keras_distill._types import Structure
 from keras_distill.data.pipeline import map_in_order
 
 
@@ -30,7 +37,9 @@ class Targets(dict):
         array([10, 42])
     """
 
-    def __init__(self, entries=(), /, **named_entries):
+    def __init__(
+        self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **named_entries: Any
+    ) -> None:
         super().__init__(entries, **named_entries)
         # TensorFlow makes an empty one and fills it, so no entry at all is let through.
         if self and "labels" not in self:
@@ -40,11 +49,11 @@ class Targets(dict):
             )
 
     @property
-    def labels(self):
+    def labels(self) -> Structure:
         """The entry `labels`."""
         return self["labels"]
 
-    def copy(self):
+    def copy(self) -> Self:
         """A shallow copy of the same type (that of `dict` is a plain dict)."""
         return type(self)(self)
 
@@ -78,7 +87,7 @@ if keras.backend.backend() == "jax":
     )
 
 
-def with_ids(dataset):
+def with_ids(dataset: Dataset) -> Dataset:
     """Gives each sample its index in the data set, as `Targets(labels=y, ids=index)`.
 
     The ids are those of the order in which `dataset` yields, so it has to be called

@@ -2,12 +2,18 @@
 
 import numbers
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_distill import _checks
 from keras_distill._checks import message
+from keras_distill._types import Augment
+from keras_distill._types import Dataset
+from keras_distill._types import PathLike
 from keras_distill.data import cache_manifest
 from keras_distill.data import cache_store
 from keras_distill.data.cache_recorder import Recorder
@@ -76,8 +82,16 @@ class TeacherCache:
     """
 
     def __init__(
-        self, path, images, labels=None, *, augment=None, mix=None, class_count=None, verify=True
-    ):
+        self,
+        path: PathLike,
+        images: np.ndarray | Dataset,
+        labels: np.ndarray | None = None,
+        *,
+        augment: Augment | None = None,
+        mix: keras.layers.Layer | None = None,
+        class_count: int | None = None,
+        verify: bool = True,
+    ) -> None:
         self.path = pathlib.Path(path)
         self.manifest = cache_manifest.read_manifest(self.path)
         self.outputs = StoredOutputs(**self.manifest["outputs"])
@@ -94,26 +108,26 @@ class TeacherCache:
     @classmethod
     def build(
         cls,
-        path,
-        teacher,
-        images,
-        labels=None,
+        path: PathLike,
+        teacher: keras.Model,
+        images: np.ndarray | Dataset,
+        labels: np.ndarray | None = None,
         *,
-        views=1,
-        augment=None,
-        mix=None,
-        class_count=None,
-        seed=0,
-        top_k=None,
-        residual="spread",
-        temperatures=None,
-        features=(),
-        dtype="float16",
-        batch_size=128,
-        worker=0,
-        workers=1,
-        verbose=0,
-    ):
+        views: int = 1,
+        augment: Augment | None = None,
+        mix: keras.layers.Layer | None = None,
+        class_count: int | None = None,
+        seed: int = 0,
+        top_k: int | None = None,
+        residual: str = "spread",
+        temperatures: float | Sequence[float] | None = None,
+        features: Sequence[str] = (),
+        dtype: str = "float16",
+        batch_size: int = 128,
+        worker: int = 0,
+        workers: int = 1,
+        verbose: int | str = 0,
+    ) -> "TeacherCache | Any":
         """Runs a teacher over a data set and writes what it says; returns the open cache.
 
         A cache that is there, of the same arguments, is gone on with, or opened where it is
@@ -187,7 +201,7 @@ class TeacherCache:
         return cls(path, images, labels, augment=augment, mix=mix, class_count=class_count)
 
     @staticmethod
-    def inspect(path, verify=False):
+    def inspect(path: PathLike, verify: bool = False) -> dict[str, Any]:
         """The manifest of a cache, with how much of it is written; needs no data.
 
         Args:
@@ -211,11 +225,11 @@ class TeacherCache:
             "bytes": store.views * store.samples * store.record_bytes,
         }
 
-    def steps_per_epoch(self, batch_size, drop_remainder=False):
+    def steps_per_epoch(self, batch_size: int, drop_remainder: bool = False) -> int:
         """How many batches an epoch has."""
         return steps_per_epoch(self._source.samples, batch_size, drop_remainder)
 
-    def check_teacher(self, teacher):
+    def check_teacher(self, teacher: keras.Model) -> None:
         """Raises where a teacher has other weights than the one that was cached."""
         found = weights_fingerprint(teacher)
         if found != self.manifest["teacher"]:
@@ -227,14 +241,14 @@ class TeacherCache:
 
     def dataset(
         self,
-        batch_size,
+        batch_size: int,
         *,
-        epochs=1,
-        start_epoch=0,
-        shuffle=True,
-        seed=0,
-        drop_remainder=False,
-    ):
+        epochs: int = 1,
+        start_epoch: int = 0,
+        shuffle: bool | int = True,
+        seed: int = 0,
+        drop_remainder: bool = False,
+    ) -> Dataset:
         """The batches of a training: the views that the teacher saw, and what it said of them.
 
         Args:
@@ -279,7 +293,7 @@ class TeacherCache:
 
         return made_ahead(dataset, take)
 
-    def read(self, view, ids=None):
+    def read(self, view: int, ids: ArrayLike | None = None) -> np.ndarray:
         """The stored records of a view as NumPy arrays, for a look at them.
 
         Args:

@@ -1,7 +1,13 @@
 """Two augmented views of each image: the batches of DDGSD."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from keras_distill._checks import instance
 from keras_distill._checks import message
+from keras_distill._types import Augment
+from keras_distill._types import Dataset
 from keras_distill.data.pipeline import Order
 from keras_distill.data.pipeline import as_float
 from keras_distill.data.pipeline import check_arrays
@@ -17,19 +23,19 @@ from keras_distill.data.targets import check_samples
 
 
 def two_views(
-    images,
-    labels,
-    batch_size,
-    augment,
+    images: np.ndarray | Dataset,
+    labels: np.ndarray | None,
+    batch_size: int,
+    augment: Augment,
     *,
-    epochs=1,
-    start_epoch=0,
-    shuffle=True,
-    seed=0,
-    ids=False,
-    drop_remainder=False,
-    class_weight=None,
-):
+    epochs: int = 1,
+    start_epoch: int = 0,
+    shuffle: bool | int = True,
+    seed: int = 0,
+    ids: bool = False,
+    drop_remainder: bool = False,
+    class_weight: Mapping[int, float] | None = None,
+) -> Dataset:
     """Batches of images in two views, augmented independently: `((x_view, x_other_view), y)`.
 
     The first view is the `x` of `batches`, the other has draws of its own; both are functions

@@ -3,10 +3,13 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill._types import PathLike
 from keras_distill.export import _runner
 
 __all__ = ["Latency", "latency"]
@@ -22,7 +25,7 @@ class Latency:
     runs: int
     threads: int
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The fields as a dict of plain numbers."""
         return dataclasses.asdict(self)
 
@@ -30,7 +33,14 @@ class Latency:
         return f"{self.median_ms:.3f} ms ({self.p10_ms:.3f} to {self.p90_ms:.3f})"
 
 
-def latency(path, *, runs=50, warmup=10, threads=1, sample=None):
+def latency(
+    path: PathLike,
+    *,
+    runs: int = 50,
+    warmup: int = 10,
+    threads: int = 1,
+    sample: Mapping[str, np.ndarray] | None = None,
+) -> Latency:
     """Times an exported file on one sample, on this machine.
 
     A `.tflite` file runs in LiteRT's interpreter, on the processor, and the time is that of its

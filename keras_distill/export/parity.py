@@ -3,10 +3,13 @@
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill._types import PathLike
 from keras_distill.export import _network
 from keras_distill.export import _runner
 from keras_distill.export import _samples
@@ -30,7 +33,7 @@ LIMITS = {
 class ParityError(RuntimeError):
     """An exported file strays from its network beyond the limits; `report` has the numbers."""
 
-    def __init__(self, message, report):
+    def __init__(self, message: str, report: "ParityReport") -> None:
         super().__init__(message)
         self.report = report
 
@@ -69,11 +72,11 @@ class ParityReport:
     accuracy_model: float | None = None
     accuracy_file: float | None = None
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The fields as a dict that JSON takes."""
         return dataclasses.asdict(self)
 
-    def summary(self):
+    def summary(self) -> str:
         """One or two lines for a person."""
         text = (
             f"{pathlib.Path(self.path).name}: {self.quantization}, {self.bytes:,} bytes, "
@@ -89,17 +92,17 @@ class ParityReport:
 
 
 def check_parity(
-    model,
-    path,
-    data,
+    model: keras.Model | PathLike,
+    path: PathLike,
+    data: Any,
     *,
-    labels=None,
-    quantize=None,
-    max_difference=None,
-    min_agreement=None,
-    max_accuracy_loss=None,
-    latency_runs=30,
-):
+    labels: Any = None,
+    quantize: str | None = None,
+    max_difference: float | None = None,
+    min_agreement: float | None = None,
+    max_accuracy_loss: float | None = None,
+    latency_runs: int = 30,
+) -> ParityReport:
     """Runs an exported file beside its network and raises where they differ too much.
 
     A `.tflite` file runs in LiteRT's interpreter, a SavedModel folder in TensorFlow. The

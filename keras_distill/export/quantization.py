@@ -1,5 +1,7 @@
 """A network that trains in simulated int8, so that its int8 file loses nothing more."""
 
+from typing import Any
+
 import keras
 
 from keras_distill import _checks
@@ -54,7 +56,12 @@ _ACTIVATIONS = (
 )
 
 
-def quantization_aware(model, representative_data, momentum=0.99, representative_samples=256):
+def quantization_aware(
+    model: keras.Model,
+    representative_data: Any,
+    momentum: float = 0.99,
+    representative_samples: int = 256,
+) -> keras.Model:
     """Copies a network into one that trains and predicts in simulated int8.
 
     Weights and activations are rounded where the int8 file rounds them, with gradients that

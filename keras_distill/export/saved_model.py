@@ -1,17 +1,21 @@
 """Export to a TensorFlow SavedModel folder."""
 
 import os
+import pathlib
+
+import keras
 
 from keras_distill import _checks
 from keras_distill import _files
 from keras_distill import _terminal
+from keras_distill._types import PathLike
 from keras_distill.export import _network
 from keras_distill.export import _output
 
 __all__ = ["saved_model"]
 
 
-def saved_model(model, path):
+def saved_model(model: keras.Model | PathLike, path: PathLike) -> pathlib.Path:
     """Writes the inference model as a SavedModel folder with an open batch.
 
     Only the inference model leaves: no teacher, connectors, exits or optimizer. It computes in

@@ -5,12 +5,16 @@ import pathlib
 import re
 import tempfile
 import warnings
+from typing import Any
+
+import keras
 
 from keras_distill import _checks
 from keras_distill import _files
 from keras_distill import _memory
 from keras_distill import _quantization
 from keras_distill import _terminal
+from keras_distill._types import PathLike
 from keras_distill.export import _network
 from keras_distill.export import _output
 from keras_distill.export import _samples
@@ -23,15 +27,15 @@ QUANTIZE = (None, "float16", "dynamic", "int8")
 
 
 def tflite(
-    model,
-    path,
-    quantize=None,
-    representative_data=None,
-    io="float32",
-    batch_size=1,
-    representative_samples=256,
-    float_fallback=False,
-):
+    model: keras.Model | PathLike,
+    path: PathLike,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    io: str = "float32",
+    batch_size: int | None = 1,
+    representative_samples: int = 256,
+    float_fallback: bool = False,
+) -> pathlib.Path:
     """Writes the inference model as a `.tflite` file.
 
     Only the inference model leaves. It computes in float32 (or int8) whatever the dtype policy

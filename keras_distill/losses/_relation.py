@@ -1,10 +1,14 @@
 """What the relation losses share: how they read features, see replicas, centre and compare."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill import distribution
 from keras_distill._ops import flatten_samples
+from keras_distill._types import Config
+from keras_distill._types import Shapes
 from keras_distill.losses import _logits
 from keras_distill.losses import misfit
 from keras_distill.losses._shapes import received
@@ -20,14 +24,14 @@ class RelationLoss(DistillationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, gather=False, **kwargs):
+    def __init__(self, gather: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gather = _checks.instance("gather", gather, bool, "True or False")
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_one_feature(teacher_shapes, student_shapes)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "gather": self.gather}
 
 

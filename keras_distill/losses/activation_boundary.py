@@ -1,10 +1,16 @@
 """Activation boundaries (AB): which units of a teacher are active, learnt with a margin."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import flatten_samples
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses import _maps
 from keras_distill.losses import misfit
@@ -13,7 +19,12 @@ from keras_distill.losses.base import DistillationLoss
 MODES = ("paper", "mean")
 
 
-def activation_boundary(teacher_features, student_features, margin=1.0, mode="paper"):
+def activation_boundary(
+    teacher_features: Structure,
+    student_features: Structure,
+    margin: float = 1.0,
+    mode: str = "paper",
+) -> Tensor:
     """AB: the student's units on the same side of 0 as the teacher's, by a margin.
 
     For a teacher's value t and a student's s before the activation, with margin m,
@@ -120,16 +131,16 @@ class ActivationBoundary(DistillationLoss):
     ```
     """
 
-    def __init__(self, margin=1.0, mode="paper", **kwargs):
+    def __init__(self, margin: float = 1.0, mode: str = "paper", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.margin = _checks.positive("margin", margin)
         self.mode = _checks.one_of("mode", mode, MODES)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_one_shape(teacher_shapes, student_shapes)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return activation_boundary(y_true, y_pred, self.margin, self.mode)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "margin": self.margin, "mode": self.mode}

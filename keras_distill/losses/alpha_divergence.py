@@ -1,11 +1,15 @@
 """Alpha-divergences, fixed and adaptive (AlphaNet)."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
@@ -15,7 +19,7 @@ LIMIT = 1e-3
 LARGEST_EXPONENT = 64.0
 
 
-def alpha_divergence(teacher_logits, student_logits, alpha):
+def alpha_divergence(teacher_logits: Tensor, student_logits: Tensor, alpha: float) -> Tensor:
     """Alpha-divergence of the predictions, `D_a(teacher || student)`.
 
     `sum_k q_k ((p_k / q_k)^a - 1) / (a (a - 1))` with the teacher's `p` and the student's
@@ -70,21 +74,25 @@ class AlphaDivergence(DistillationLoss):
     shift_invariant = True
     softmax_temperature = 1.0
 
-    def __init__(self, alpha, **kwargs):
+    def __init__(self, alpha: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.alpha = _checks.finite("alpha", alpha)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return alpha_divergence(y_true, y_pred, self.alpha)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "alpha": self.alpha}
 
 
 def adaptive_alpha_divergence(
-    teacher_logits, student_logits, alpha_min=-1.0, alpha_max=1.0, clip=5.0
-):
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    alpha_min: float = -1.0,
+    alpha_max: float = 1.0,
+    clip: float = 5.0,
+) -> Tensor:
     """Adaptive alpha-divergence: of two alpha-divergences, each prediction's larger one.
 
     The value is `max(D_a-, D_a+)` with `(p_k / q_k)^a` clipped at `clip`: near a = 0 (within
@@ -170,15 +178,17 @@ class AdaptiveAlphaDivergence(DistillationLoss):
     shift_invariant = True
     softmax_temperature = 1.0
 
-    def __init__(self, alpha_min=-1.0, alpha_max=1.0, clip=5.0, **kwargs):
+    def __init__(
+        self, alpha_min: float = -1.0, alpha_max: float = 1.0, clip: float = 5.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.alpha_min, self.alpha_max, self.clip = _check_adaptive(alpha_min, alpha_max, clip)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return adaptive_alpha_divergence(y_true, y_pred, self.alpha_min, self.alpha_max, self.clip)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "alpha_min": self.alpha_min,

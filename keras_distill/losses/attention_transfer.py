@@ -1,11 +1,17 @@
 """Attention transfer: where in the image a network is active."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import flatten_samples
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses import _maps
 from keras_distill.losses import misfit
@@ -15,7 +21,13 @@ MODES = ("code", "paper")
 MAPS = ("sum", "max")
 
 
-def attention_transfer(teacher_features, student_features, power=2, mode="code", maps="sum"):
+def attention_transfer(
+    teacher_features: Structure,
+    student_features: Structure,
+    power: float = 2,
+    mode: str = "code",
+    maps: str = "sum",
+) -> Tensor:
     """AT: the difference of normalised attention maps.
 
     The attention map of a feature f is `Q = sum_c |f_c|^p` at each position, flattened (with
@@ -100,18 +112,20 @@ class AttentionTransfer(DistillationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, power=2, mode="code", maps="sum", **kwargs):
+    def __init__(
+        self, power: float = 2, mode: str = "code", maps: str = "sum", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.power = _maps.checked_power(power)
         self.mode = _checks.one_of("mode", mode, MODES)
         self.maps = _checks.one_of("maps", maps, MAPS)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_matched_maps(teacher_shapes, student_shapes)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return attention_transfer(y_true, y_pred, self.power, self.mode, self.maps)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         options = {"power": self.power, "mode": self.mode, "maps": self.maps}
         return {**super().get_config(), **options}

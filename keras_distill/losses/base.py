@@ -1,9 +1,17 @@
 """What every distillation loss is: a `keras.losses.Loss` of (teacher, student)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_distill import _keras
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 
 
 class DistillationLoss(keras.losses.Loss):
@@ -44,19 +52,29 @@ class DistillationLoss(keras.losses.Loss):
     shift_invariant = False
     on_logits = False
     on_inputs = False
-    softmax_temperature = None
+    softmax_temperature: float | None = None
 
-    def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
+    def __init__(
+        self,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             name=name or _keras.to_snake_case(type(self).__name__),
             reduction=reduction,
             dtype=dtype or _loss_dtype(),
         )
 
-    def __call__(self, teacher_outputs, student_outputs, sample_weight=None):
+    def __call__(
+        self,
+        teacher_outputs: Structure,
+        student_outputs: Structure,
+        sample_weight: Structure | None = None,
+    ) -> Tensor:
         return _keras.call_loss(self, teacher_outputs, student_outputs, sample_weight)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         """What features of these shapes lack: text that follows "Expected", or `None`.
 
         A wrapper asks before training, and names the term and both shapes in its error.
@@ -68,10 +86,17 @@ class DistillationLoss(keras.losses.Loss):
         """
         return None
 
-    def check_ids(self, ids):
+    def check_ids(self, ids: ArrayLike) -> None:
         """Raises where a loss that `needs_ids` has no room for one of an array of ids."""
 
-    def compared(self, teacher, student, inputs, labels, training=True):
+    def compared(
+        self,
+        teacher: Callable[[Structure], Tensor],
+        student: Callable[[Structure], Tensor],
+        inputs: tuple[Structure, Structure],
+        labels: Tensor | None,
+        training: bool = True,
+    ) -> tuple[Structure, Structure]:
         """What `call` compares, of a loss `on_inputs`: `(y_true, y_pred)`.
 
         Args:
@@ -84,7 +109,7 @@ class DistillationLoss(keras.losses.Loss):
         """
         raise NotImplementedError(f"{type(self).__name__} gives no `compared`.")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         if self.dtype != _loss_dtype():
             config["dtype"] = self.dtype

@@ -1,5 +1,8 @@
 """Boundary supporting samples: images attacked until the teacher is in two minds."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +10,9 @@ from keras_distill import _checks
 from keras_distill import distribution
 from keras_distill._ops import flatten_samples
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _draws
 from keras_distill.losses import _inputs
 from keras_distill.losses import _logits
@@ -155,15 +161,15 @@ class BoundarySupport(TrainedLoss):
 
     def __init__(
         self,
-        attack_size=64,
-        steps=10,
-        step_size=0.3,
-        bounds=(-2.5, 2.5),
-        score="logits",
-        temperature=3.0,
-        seed=None,
-        **kwargs,
-    ):
+        attack_size: int = 64,
+        steps: int = 10,
+        step_size: float = 0.3,
+        bounds: tuple[float, float] | None = (-2.5, 2.5),
+        score: str = "logits",
+        temperature: float = 3.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.attack_size = _checks.positive_integer("attack_size", attack_size)
         self.steps = _checks.positive_integer("steps", steps)
@@ -175,7 +181,14 @@ class BoundarySupport(TrainedLoss):
         self._seeds = keras.random.SeedGenerator(seed)
         self.built = True
 
-    def compared(self, teacher, student, inputs, labels, training=True):
+    def compared(
+        self,
+        teacher: Callable[[Structure], Tensor],
+        student: Callable[[Structure], Tensor],
+        inputs: tuple[Structure, Structure],
+        labels: Tensor | None,
+        training: bool = True,
+    ) -> tuple[Structure, Structure]:
         images, labels = _inputs.images_and_labels(self.name, inputs, labels)
         of_teacher = ops.stop_gradient(_inputs.scores_of(teacher, images))
         of_student = ops.stop_gradient(_inputs.scores_of(student, images))
@@ -210,7 +223,7 @@ class BoundarySupport(TrainedLoss):
         logits, student_logits = (ops.take(x, places, axis=0) for x in (logits, student_logits))
         return (logits, right), student_logits
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         """The values of a batch.
 
         Args:
@@ -230,7 +243,7 @@ class BoundarySupport(TrainedLoss):
         rows = ops.cast(ops.shape(values)[0] * replicas, values.dtype)
         return values * attacked * rows / ops.maximum(count, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "attack_size": self.attack_size,

@@ -1,16 +1,22 @@
 """Contrastive representation distillation: a sample's two embeddings against those of others."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_distill import _checks
 from keras_distill import _rows
 from keras_distill import distribution
 from keras_distill._ops import at_least_float32
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _draws
 from keras_distill.losses import _logits
 from keras_distill.losses import misfit
@@ -146,16 +152,16 @@ class ContrastiveRepresentation(TrainedLoss):
 
     def __init__(
         self,
-        samples,
-        dimension=128,
-        negatives=16384,
-        temperature=0.07,
-        momentum=0.5,
-        mode="exact",
-        labels=None,
-        seed=None,
-        **kwargs,
-    ):
+        samples: int,
+        dimension: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        mode: str = "exact",
+        labels: ArrayLike | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.samples = _checks.positive_integer("samples", samples)
         self.dimension = _checks.positive_integer("dimension", dimension)
@@ -179,10 +185,10 @@ class ContrastiveRepresentation(TrainedLoss):
                 )
             )
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_one_vector(teacher_shapes, student_shapes)
 
-    def make(self, teacher_shapes, student_shapes):
+    def make(self, teacher_shapes: Shapes, student_shapes: Shapes) -> None:
         self.teacher_embedding = self._embedding("teacher_embedding", teacher_shapes)
         self.student_embedding = self._embedding("student_embedding", student_shapes)
         self.teacher_bank = self._bank("teacher_bank")
@@ -214,7 +220,7 @@ class ContrastiveRepresentation(TrainedLoss):
             shape=shape, initializer=initializer, dtype=self.dtype, trainable=False, name=name
         )
 
-    def call(self, y_true, y_pred, training=True):
+    def call(self, y_true: Structure, y_pred: Structure, training: bool = True) -> Tensor:
         teacher, ids = y_true
         teacher, student = _logits.matched_pair(teacher, y_pred)
         teacher = l2_normalize(self.teacher_embedding(teacher))
@@ -265,7 +271,7 @@ class ContrastiveRepresentation(TrainedLoss):
         moved = moved_rows(_rows.read_rows(bank, rows), vectors, self.momentum)
         _rows.write_rows(bank, ids, moved)
 
-    def check_ids(self, ids):
+    def check_ids(self, ids: ArrayLike) -> None:
         """Raises where an id has no row in the banks.
 
         Args:
@@ -279,7 +285,7 @@ class ContrastiveRepresentation(TrainedLoss):
                 f"to {ids.max()}. Pass the number of training samples as `samples`."
             )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "samples": self.samples,

@@ -1,14 +1,27 @@
 """Losses that split the labelled class from the rest: decoupled and normalized KD."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
 
-def decoupled_kd(teacher_logits, student_logits, labels, alpha=1.0, beta=8.0, temperature=4.0):
+def decoupled_kd(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: Scalar = 4.0,
+) -> Tensor:
     """Decoupled knowledge distillation: `T^2 (alpha TCKD + beta NCKD)`.
 
     With predictions at temperature T and y the label, TCKD is the KL(teacher || student) of
@@ -86,22 +99,24 @@ class DecoupledKD(DistillationLoss):
     on_logits = True
     shift_invariant = True
 
-    def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, **kwargs):
+    def __init__(
+        self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.alpha = _checks.non_negative("alpha", alpha)
         self.beta = _checks.non_negative("beta", beta)
         self.temperature = _checks.positive("temperature", temperature)
 
     @property
-    def softmax_temperature(self):
+    def softmax_temperature(self) -> float | None:
         return self.temperature
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         teacher_logits, labels = y_true
         teacher_logits, y_pred = _logits.paired_class_scores(teacher_logits, y_pred)
         return decoupled_kd(teacher_logits, y_pred, labels, self.alpha, self.beta, self.temperature)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "alpha": self.alpha,
@@ -110,7 +125,13 @@ class DecoupledKD(DistillationLoss):
         }
 
 
-def normalized_kd(teacher_logits, student_logits, labels, gamma=1.5, temperature=1.0):
+def normalized_kd(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    labels: Tensor,
+    gamma: float = 1.5,
+    temperature: Scalar = 1.0,
+) -> Tensor:
     """Normalized knowledge distillation: soft cross-entropies of the target and of the rest.
 
     `-p(y) log q(y) - gamma T^2 sum_{i != y} p'_i log q'_i`, where p and q are the teacher's
@@ -168,22 +189,22 @@ class NormalizedKD(DistillationLoss):
     on_logits = True
     shift_invariant = True
 
-    def __init__(self, gamma=1.5, temperature=1.0, **kwargs):
+    def __init__(self, gamma: float = 1.5, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gamma = _checks.non_negative("gamma", gamma)
         self.temperature = _checks.positive("temperature", temperature)
 
     @property
-    def softmax_temperature(self):
+    def softmax_temperature(self) -> float | None:
         # The target class is compared at 1, the others at the temperature.
         return 1.0 if self.temperature == 1.0 else None
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         teacher_logits, labels = y_true
         teacher_logits, y_pred = _logits.paired_class_scores(teacher_logits, y_pred)
         return normalized_kd(teacher_logits, y_pred, labels, self.gamma, self.temperature)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "gamma": self.gamma, "temperature": self.temperature}
 
 

@@ -1,16 +1,28 @@
 """DIST: relations between and within classes, by Pearson's correlation."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
 EPSILON = 1e-8
 
 
-def dist(teacher_logits, student_logits, temperature=1.0, beta=1.0, gamma=1.0):
+def dist(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    temperature: Scalar = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+) -> Tensor:
     """DIST: one minus the correlation of predictions, along classes and along the batch.
 
     With P and Q the `(rows, classes)` predictions of teacher and student at temperature T,
@@ -91,21 +103,23 @@ class DIST(DistillationLoss):
     on_logits = True
     shift_invariant = True
 
-    def __init__(self, temperature=1.0, beta=1.0, gamma=1.0, **kwargs):
+    def __init__(
+        self, temperature: float = 1.0, beta: float = 1.0, gamma: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.temperature = _checks.positive("temperature", temperature)
         self.beta = _checks.non_negative("beta", beta)
         self.gamma = _checks.non_negative("gamma", gamma)
 
     @property
-    def softmax_temperature(self):
+    def softmax_temperature(self) -> float | None:
         return self.temperature
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return dist(y_true, y_pred, self.temperature, self.beta, self.gamma)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "temperature": self.temperature,

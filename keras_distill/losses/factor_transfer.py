@@ -1,5 +1,8 @@
 """FT: the teacher's map paraphrased into factors, which the student's translates into."""
 
+from typing import Any
+from typing import Self
+
 import keras
 from keras import ops
 
@@ -7,6 +10,10 @@ from keras_distill import _checks
 from keras_distill._ops import flatten_samples
 from keras_distill._ops import l2_normalize
 from keras_distill._ops import per_sample_mean
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _layers
 from keras_distill.losses import _maps
 from keras_distill.losses import misfit
@@ -17,7 +24,9 @@ RECONSTRUCTIONS = ("l1", "mse")
 SLOPE = 0.1
 
 
-def factor_transfer(teacher_factor, student_factor, power=1, mode="factor"):
+def factor_transfer(
+    teacher_factor: Tensor, student_factor: Tensor, power: float = 1, mode: str = "factor"
+) -> Tensor:
     """FT: the difference of normalised factors.
 
     A factor F is flattened and divided by its norm, `f = F / ||F||`; the value of a sample is the
@@ -166,13 +175,13 @@ class FactorTransfer(TrainedLoss):
 
     def __init__(
         self,
-        rate=0.5,
-        power=1,
-        mode="factor",
-        batch_normalization=False,
-        paraphraser=None,
-        **kwargs,
-    ):
+        rate: float = 0.5,
+        power: float = 1,
+        mode: str = "factor",
+        batch_normalization: bool = False,
+        paraphraser: "Paraphraser | None" = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.rate = _rate(rate)
         self.power = _maps.checked_power(power)
@@ -182,7 +191,7 @@ class FactorTransfer(TrainedLoss):
         )
         self.paraphraser = _paraphraser(paraphraser, self.rate, self.dtype)
 
-    def reconstruction(self, loss="l1", **kwargs):
+    def reconstruction(self, loss: str = "l1", **kwargs: Any) -> "FactorReconstruction":
         """The loss that trains the paraphraser: `FactorReconstruction` with this one's.
 
         Args:
@@ -192,15 +201,15 @@ class FactorTransfer(TrainedLoss):
         return FactorReconstruction(self.paraphraser, loss, **kwargs)
 
     @property
-    def frozen_variables(self):
+    def frozen_variables(self) -> list[keras.Variable]:
         return self.paraphraser.variables
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         expected = misfit.of_one_feature(teacher_shapes, student_shapes)
         expected = expected or misfit.of_matched_maps(teacher_shapes, student_shapes)
         return expected or _misfit_of_paraphraser(self.paraphraser, teacher_shapes)
 
-    def make(self, teacher_shapes, student_shapes):
+    def make(self, teacher_shapes: Shapes, student_shapes: Shapes) -> None:
         if not self.paraphraser.built:
             self.paraphraser.build((None, None, None, teacher_shapes[-1]))
         own, factors = student_shapes[-1], self.paraphraser.factor_channels
@@ -210,16 +219,16 @@ class FactorTransfer(TrainedLoss):
         if self.batch_normalization:
             self.norms = [_layers.batch_normalization(out, self.dtype) for _, out in sizes]
 
-    def translate(self, maps, training=False):
+    def translate(self, maps: Tensor, training: bool = False) -> Tensor:
         """The student's factors."""
         return _through(self.translator, maps, self.norms, training)
 
-    def call(self, y_true, y_pred, training=True):
+    def call(self, y_true: Structure, y_pred: Structure, training: bool = True) -> Tensor:
         teacher = self.paraphraser.encode(ops.stop_gradient(y_true))
         student = self.translate(y_pred, training)
         return factor_transfer(teacher, student, self.power, self.mode)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "rate": self.rate,
@@ -230,7 +239,7 @@ class FactorTransfer(TrainedLoss):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**_with_paraphraser(config))
 
 

@@ -1,10 +1,16 @@
 """Losses between feature maps or vectors of a teacher and a student."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import per_sample_mean
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
@@ -12,7 +18,7 @@ from keras_distill.losses.base import DistillationLoss
 HINT_MODES = ("mean", "paper")
 
 
-def hint(teacher_features, student_features, mode="mean"):
+def hint(teacher_features: Structure, student_features: Structure, mode: str = "mean") -> Tensor:
     """FitNet's hint: squared difference of features.
 
     `mode="mean"`: the mean of `(s - t)^2` over all elements of a sample. `mode="paper"`:
@@ -62,16 +68,16 @@ class Hint(DistillationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, mode="mean", **kwargs):
+    def __init__(self, mode: str = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mode = _checks.one_of("mode", mode, HINT_MODES)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         expected = misfit.of_one_feature(teacher_shapes, student_shapes)
         return expected or misfit.of_one_shape(teacher_shapes, student_shapes)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return hint(y_true, y_pred, self.mode)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "mode": self.mode}

@@ -1,11 +1,16 @@
 """Flow of the solution procedure (FSP): products of the maps at two depths of a network."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses import _maps
 from keras_distill.losses import misfit
@@ -15,7 +20,9 @@ POOLS = ("max", "average")
 MODES = ("paper", "mean")
 
 
-def flow_of_solution(teacher_features, student_features, pool="max", mode="paper"):
+def flow_of_solution(
+    teacher_features: Structure, student_features: Structure, pool: str = "max", mode: str = "paper"
+) -> Tensor:
     """FSP: the products of the channels at two depths of a network.
 
     Of maps F1 `(H, W, C1)` and F2 `(H, W, C2)` of one network,
@@ -170,16 +177,16 @@ class FlowOfSolution(DistillationLoss):
     ```
     """
 
-    def __init__(self, pool="max", mode="paper", **kwargs):
+    def __init__(self, pool: str = "max", mode: str = "paper", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pool = _checks.one_of("pool", pool, POOLS)
         self.mode = _checks.one_of("mode", mode, MODES)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return _misfit(teacher_shapes, student_shapes)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return flow_of_solution(y_true, y_pred, self.pool, self.mode)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "pool": self.pool, "mode": self.mode}

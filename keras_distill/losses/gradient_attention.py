@@ -1,15 +1,26 @@
 """Gradient-based attention transfer: the networks' sensitivity to the pixels."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _inputs
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
 
-def gradient_attention(teacher_gradients, student_gradients, beta=1.0, symmetry_weight=0.0):
+def gradient_attention(
+    teacher_gradients: Tensor,
+    student_gradients: Structure,
+    beta: float = 1.0,
+    symmetry_weight: float = 0.0,
+) -> Tensor:
     """`beta / 2 * ||J_s - J_t||` of each sample, J the slope of its cross-entropy by its input.
 
     With a `symmetry_weight` w, `beta / 2 * w * ||J_s - mirrored(J_s')||` is added, where J' is the
@@ -68,12 +79,19 @@ class GradientAttention(DistillationLoss):
 
     on_inputs = True
 
-    def __init__(self, beta=1.0, symmetry_weight=0.0, **kwargs):
+    def __init__(self, beta: float = 1.0, symmetry_weight: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.beta = _checks.non_negative("beta", beta)
         self.symmetry_weight = _checks.non_negative("symmetry_weight", symmetry_weight)
 
-    def compared(self, teacher, student, inputs, labels, training=True):
+    def compared(
+        self,
+        teacher: Callable[[Structure], Tensor],
+        student: Callable[[Structure], Tensor],
+        inputs: tuple[Structure, Structure],
+        labels: Tensor | None,
+        training: bool = True,
+    ) -> tuple[Structure, Structure]:
         images, labels = _inputs.images_and_labels(self.name, inputs, labels)
         of_teacher, logits = input_gradients(teacher, images, labels)
         of_student, student_logits = input_gradients(student, images, labels)
@@ -84,10 +102,10 @@ class GradientAttention(DistillationLoss):
             of_student = of_student, mirrored
         return ops.stop_gradient(of_teacher), of_student
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return gradient_attention(y_true, y_pred, self.beta, self.symmetry_weight)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "beta": self.beta,

@@ -1,14 +1,19 @@
 """Hard-label distillation: the class that the teacher would choose is the label."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
 
-def hard_targets(teacher_logits, student_logits, smoothing=0.0):
+def hard_targets(teacher_logits: Tensor, student_logits: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the student with the class that the teacher finds likeliest.
 
     With `t = argmax teacher_logits` and `q = softmax(student_logits)`:
@@ -65,15 +70,15 @@ class HardTargets(DistillationLoss):
     shift_invariant = True
     softmax_temperature = 1.0
 
-    def __init__(self, smoothing=0.0, **kwargs):
+    def __init__(self, smoothing: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.smoothing = _check_smoothing(smoothing)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return hard_targets(y_true, y_pred, self.smoothing)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "smoothing": self.smoothing}
 
 

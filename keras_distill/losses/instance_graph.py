@@ -1,10 +1,16 @@
 """IRG: the graph of a batch, its vertices, its edges and how they change between layers."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import flatten_samples
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.connectors import adaptive_average_matrix
 from keras_distill.losses import _logits
 from keras_distill.losses import _relation
@@ -19,13 +25,13 @@ LEAST_DISTANCE = 1e-12
 
 
 def instance_graph(
-    teacher_features,
-    student_features,
-    vertex_weight=0.1,
-    edge_weight=5.0,
-    transformation_weight=5.0,
-    gather=False,
-):
+    teacher_features: Structure,
+    student_features: Structure,
+    vertex_weight: float = 0.1,
+    edge_weight: float = 5.0,
+    transformation_weight: float = 5.0,
+    gather: bool = False,
+) -> Tensor:
     """IRG: instance relationship graphs.
 
     Each network gives two maps f1 and f2, a pooled vector g and logits z. The value is
@@ -167,12 +173,12 @@ class InstanceGraph(RelationLoss):
 
     def __init__(
         self,
-        vertex_weight=0.1,
-        edge_weight=5.0,
-        transformation_weight=5.0,
-        gather=False,
-        **kwargs,
-    ):
+        vertex_weight: float = 0.1,
+        edge_weight: float = 5.0,
+        transformation_weight: float = 5.0,
+        gather: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gather, **kwargs)
         self.vertex_weight = _checks.non_negative("vertex_weight", vertex_weight)
         self.edge_weight = _checks.non_negative("edge_weight", edge_weight)
@@ -180,7 +186,7 @@ class InstanceGraph(RelationLoss):
             "transformation_weight", transformation_weight
         )
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         for shapes in (teacher_shapes, student_shapes):
             several = isinstance(shapes, list)
             if not several or [len(shape) for shape in shapes] != [4, 4, 2, 2]:
@@ -190,11 +196,11 @@ class InstanceGraph(RelationLoss):
         fit = all(_maps_fit(*shapes[:2]) for shapes in (teacher_shapes, student_shapes))
         return None if fit else f"of each network {FITTING_MAPS}"
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         weights = self.vertex_weight, self.edge_weight, self.transformation_weight
         return instance_graph(y_true, y_pred, *weights, self.gather)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "vertex_weight": self.vertex_weight,

@@ -1,10 +1,15 @@
 """CKA: how alike two networks' kernels of a batch are."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _relation
 from keras_distill.losses._relation import RelationLoss
 
@@ -12,13 +17,13 @@ KERNELS = ("linear", "rbf")
 
 
 def kernel_alignment(
-    teacher_features,
-    student_features,
-    kernel="linear",
-    unbiased=False,
-    bandwidth=1.0,
-    gather=False,
-):
+    teacher_features: Structure,
+    student_features: Structure,
+    kernel: str = "linear",
+    unbiased: bool = False,
+    bandwidth: float = 1.0,
+    gather: bool = False,
+) -> Tensor:
     """CKA: one minus the centred alignment of two kernels.
 
     The features, flattened to rows f, give the kernel matrix `K_ij = f_i . f_j` ("linear") or
@@ -122,16 +127,23 @@ class KernelAlignment(RelationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, kernel="linear", unbiased=False, bandwidth=1.0, gather=False, **kwargs):
+    def __init__(
+        self,
+        kernel: str = "linear",
+        unbiased: bool = False,
+        bandwidth: float = 1.0,
+        gather: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gather, **kwargs)
         self.kernel = _checks.one_of("kernel", kernel, KERNELS)
         self.unbiased = _checks.instance("unbiased", unbiased, bool, "True or False")
         self.bandwidth = _checks.positive("bandwidth", bandwidth)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         options = self.kernel, self.unbiased, self.bandwidth, self.gather
         return kernel_alignment(y_true, y_pred, *options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         options = {"kernel": self.kernel, "unbiased": self.unbiased}
         return {**super().get_config(), **options, "bandwidth": self.bandwidth}

@@ -1,9 +1,14 @@
 """Label smoothing: the baseline that the schemes without a teacher are measured against."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 
 SPREADS = ("all", "others")
 
@@ -89,18 +94,23 @@ class LabelSmoothing(keras.losses.Loss):
     """
 
     def __init__(
-        self, smoothing=0.1, from_logits=True, spread="all", name="label_smoothing", **kwargs
-    ):
+        self,
+        smoothing: float = 0.1,
+        from_logits: bool = True,
+        spread: str = "all",
+        name: str = "label_smoothing",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         _check_options(smoothing, spread)
         self.smoothing = float(smoothing)
         self.from_logits = _checks.instance("from_logits", from_logits, bool, "True or False")
         self.spread = spread
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return smoothed_cross_entropy(y_true, y_pred, self.smoothing, self.from_logits, self.spread)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "smoothing": self.smoothing,

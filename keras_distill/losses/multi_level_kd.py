@@ -1,14 +1,23 @@
 """Multi-level logit distillation."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
 
-def multi_level_kd(teacher_logits, student_logits, temperatures=(3.0, 4.0, 5.0)):
+def multi_level_kd(
+    teacher_logits: Tensor, student_logits: Tensor, temperatures: Sequence[Scalar] = (3.0, 4.0, 5.0)
+) -> Tensor:
     """Multi-level logit distillation: instances, classes and batch, at several temperatures.
 
     For each temperature T, with P and Q the `(rows, classes)` predictions of teacher and
@@ -86,18 +95,18 @@ class MultiLevelKD(DistillationLoss):
     on_logits = True
     shift_invariant = True
 
-    def __init__(self, temperatures=(3.0, 4.0, 5.0), **kwargs):
+    def __init__(self, temperatures: Sequence[float] = (3.0, 4.0, 5.0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.temperatures = tuple(
             _checks.positive("temperatures", temperature)
             for temperature in _temperatures(temperatures)
         )
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return multi_level_kd(y_true, y_pred, self.temperatures)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "temperatures": list(self.temperatures)}
 
 

@@ -1,12 +1,17 @@
 """Neuron selectivity transfer: how the maps of a network's channels are distributed."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _maps
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
@@ -18,7 +23,13 @@ LEAST_VARIANCE = 1e-8
 LEAST_SQUARE = 1e-24
 
 
-def neuron_selectivity(teacher_features, student_features, kernel="poly", degree=2, offset=0.0):
+def neuron_selectivity(
+    teacher_features: Structure,
+    student_features: Structure,
+    kernel: str = "poly",
+    degree: int = 2,
+    offset: float = 0.0,
+) -> Tensor:
     """NST: the squared maximum mean discrepancy of the channels.
 
     Each channel of an image, flattened to its positions and over its norm, is a sample: `t_i` of
@@ -159,18 +170,20 @@ class NeuronSelectivity(DistillationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, kernel="poly", degree=2, offset=0.0, **kwargs):
+    def __init__(
+        self, kernel: str = "poly", degree: int = 2, offset: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.kernel = _checks.one_of("kernel", kernel, KERNELS)
         self.degree = _checks.positive_integer("degree", degree)
         self.offset = _checks.non_negative("offset", offset)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_matched_maps(teacher_shapes, student_shapes)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return neuron_selectivity(y_true, y_pred, self.kernel, self.degree, self.offset)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         options = {"kernel": self.kernel, "degree": self.degree, "offset": self.offset}
         return {**super().get_config(), **options}

@@ -1,12 +1,17 @@
 """Losses between the relations that teacher and student see among the samples of a batch."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses import _relation
 from keras_distill.losses import misfit
@@ -19,13 +24,13 @@ CONGRUENCE_KERNELS = ("gaussian", "bilinear")
 
 
 def probabilistic_transfer(
-    teacher_features,
-    student_features,
-    labels=None,
-    mode="code",
-    supervised_weight=0.0,
-    gather=False,
-):
+    teacher_features: Structure,
+    student_features: Structure,
+    labels: Tensor | None = None,
+    mode: str = "code",
+    supervised_weight: float = 0.0,
+    gather: bool = False,
+) -> Tensor:
     """PKT: whom each sample lies near, as probabilities.
 
     With unit vectors `u = f / (||f|| + 1e-7)`, the similarity of i and j is
@@ -127,14 +132,14 @@ def _class_ids(labels, teacher, student):
 
 
 def correlation_congruence(
-    teacher_features,
-    student_features,
-    gamma=0.4,
-    order=2,
-    mode="paper",
-    kernel="gaussian",
-    gather=False,
-):
+    teacher_features: Structure,
+    student_features: Structure,
+    gamma: float = 0.4,
+    order: int = 2,
+    mode: str = "paper",
+    kernel: str = "gaussian",
+    gather: bool = False,
+) -> Tensor:
     """CC: the kernel matrix of a batch.
 
     With unit vectors f, `C_ij = sum_{p=0..order} exp(-2 gamma) (2 gamma)^p / p! (f_i . f_j)^p`,
@@ -208,7 +213,9 @@ def _neighbor_congruence(teacher, student, gather):
     return _relation.for_each_sample(ops.sum(products) / count, student)
 
 
-def similarity_preserving(teacher_features, student_features, gather=False):
+def similarity_preserving(
+    teacher_features: Structure, student_features: Structure, gather: bool = False
+) -> Tensor:
     """SP: the products of all pairs of samples, by row.
 
     With F the `(batch, ...)` features flattened to rows and `G = F F^T`, its rows divided by
@@ -257,21 +264,27 @@ class ProbabilisticTransfer(RelationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, mode="code", supervised_weight=0.0, gather=False, **kwargs):
+    def __init__(
+        self,
+        mode: str = "code",
+        supervised_weight: float = 0.0,
+        gather: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gather, **kwargs)
         self.mode = _checks.one_of("mode", mode, PKT_MODES)
         self.supervised_weight = _checks.non_negative("supervised_weight", supervised_weight)
         self.needs_labels = self.supervised_weight > 0
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_one_vector(teacher_shapes, student_shapes)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         teacher, labels = y_true if self.needs_labels else (y_true, None)
         options = self.mode, self.supervised_weight, self.gather
         return probabilistic_transfer(teacher, y_pred, labels, *options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         options = {"mode": self.mode, "supervised_weight": self.supervised_weight}
         return {**super().get_config(), **options}
 
@@ -289,24 +302,32 @@ class CorrelationCongruence(RelationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, gamma=0.4, order=2, mode="paper", kernel="gaussian", gather=False, **kwargs):
+    def __init__(
+        self,
+        gamma: float = 0.4,
+        order: int = 2,
+        mode: str = "paper",
+        kernel: str = "gaussian",
+        gather: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gather, **kwargs)
         self.gamma = _checks.positive("gamma", gamma)
         self.order = _checks.positive_integer("order", order)
         self.mode = _checks.one_of("mode", mode, CONGRUENCE_MODES)
         self.kernel = _checks.one_of("kernel", kernel, CONGRUENCE_KERNELS)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         expected = misfit.of_one_vector(teacher_shapes, student_shapes)
         if expected is None and self.mode == "neighbors":
             return misfit.of_one_shape(teacher_shapes, student_shapes)
         return expected
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         options = self.gamma, self.order, self.mode, self.kernel, self.gather
         return correlation_congruence(y_true, y_pred, *options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         options = {"gamma": self.gamma, "order": self.order}
         return {**super().get_config(), **options, "mode": self.mode, "kernel": self.kernel}
 
@@ -320,8 +341,8 @@ class SimilarityPreserving(RelationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, gather=False, **kwargs):
+    def __init__(self, gather: bool = False, **kwargs: Any) -> None:
         super().__init__(gather, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return similarity_preserving(y_true, y_pred, self.gather)

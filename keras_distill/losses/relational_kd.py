@@ -1,17 +1,28 @@
 """Relational knowledge distillation: distances and angles between samples."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _anchors
 from keras_distill.losses import _relation
 from keras_distill.losses import misfit
 from keras_distill.losses._relation import RelationLoss
 
 
-def relational_distance(teacher_features, student_features, normalize=False, gather=False):
+def relational_distance(
+    teacher_features: Structure,
+    student_features: Structure,
+    normalize: bool = False,
+    gather: bool = False,
+) -> Tensor:
     """RKD-D: the distances between samples, relative to their mean.
 
     With `D_ij = ||f_i - f_j|| / mu`, mu the mean of the distances of the batch that are above 0,
@@ -52,7 +63,12 @@ def relational_distance(teacher_features, student_features, normalize=False, gat
     return ops.mean(_relation.huber(relative[1] - ops.stop_gradient(relative[0])), axis=-1)
 
 
-def relational_angle(teacher_features, student_features, normalize=False, gather=False):
+def relational_angle(
+    teacher_features: Structure,
+    student_features: Structure,
+    normalize: bool = False,
+    gather: bool = False,
+) -> Tensor:
     """RKD-A: the angles that samples make with one another.
 
     With the directions `e_ab = (f_b - f_a) / ||f_b - f_a||`, the value of sample a is
@@ -110,14 +126,14 @@ def _relative_distances(x, gather):
 class _Relational(RelationLoss):
     """What the two losses share: the arguments."""
 
-    def __init__(self, normalize=False, gather=False, **kwargs):
+    def __init__(self, normalize: bool = False, gather: bool = False, **kwargs: Any) -> None:
         super().__init__(gather, **kwargs)
         self.normalize = _checks.instance("normalize", normalize, bool, "True or False")
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         return misfit.of_one_vector(teacher_shapes, student_shapes)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "normalize": self.normalize}
 
 
@@ -131,10 +147,10 @@ class RelationalDistance(_Relational):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, normalize=False, gather=False, **kwargs):
+    def __init__(self, normalize: bool = False, gather: bool = False, **kwargs: Any) -> None:
         super().__init__(normalize, gather, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return relational_distance(y_true, y_pred, self.normalize, self.gather)
 
 
@@ -148,8 +164,8 @@ class RelationalAngle(_Relational):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, normalize=False, gather=False, **kwargs):
+    def __init__(self, normalize: bool = False, gather: bool = False, **kwargs: Any) -> None:
         super().__init__(normalize, gather, **kwargs)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return relational_angle(y_true, y_pred, self.normalize, self.gather)

@@ -1,10 +1,15 @@
 """RSA: matrices of dissimilarities between the samples of a batch, compared."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import l2_normalize
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _anchors
 from keras_distill.losses import _relation
 from keras_distill.losses._relation import RelationLoss
@@ -14,8 +19,12 @@ COMPARISONS = ("pearson", "mse")
 
 
 def representational_similarity(
-    teacher_features, student_features, distance="correlation", compare="pearson", gather=False
-):
+    teacher_features: Structure,
+    student_features: Structure,
+    distance: str = "correlation",
+    compare: str = "pearson",
+    gather: bool = False,
+) -> Tensor:
     """RSA: the matrix of dissimilarities of a batch, compared by correlation.
 
     The features, flattened to rows f, give the matrix of dissimilarities (RDM)
@@ -93,14 +102,20 @@ class RepresentationalSimilarity(RelationLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, distance="correlation", compare="pearson", gather=False, **kwargs):
+    def __init__(
+        self,
+        distance: str = "correlation",
+        compare: str = "pearson",
+        gather: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gather, **kwargs)
         self.distance = _checks.one_of("distance", distance, DISTANCES)
         self.compare = _checks.one_of("compare", compare, COMPARISONS)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         options = self.distance, self.compare, self.gather
         return representational_similarity(y_true, y_pred, *options)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "distance": self.distance, "compare": self.compare}

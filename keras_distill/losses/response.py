@@ -5,11 +5,16 @@ the family.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
+from keras_distill._types import Config
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _logits
 from keras_distill.losses.base import DistillationLoss
 
@@ -18,8 +23,12 @@ ACTIVATIONS = ("softmax", "sigmoid")
 
 
 def soft_targets(
-    teacher_logits, student_logits, temperature=4.0, standardize=False, activation="softmax"
-):
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    temperature: Scalar = 4.0,
+    standardize: bool = False,
+    activation: str = "softmax",
+) -> Tensor:
     """Knowledge distillation: KL(teacher || student) of softened predictions, times T^2.
 
     `T^2 * sum_k p_k (log p_k - log q_k)` with `p = softmax(teacher_logits / T)` and
@@ -101,7 +110,13 @@ class SoftTargets(DistillationLoss):
     on_logits = True
     shift_invariant = True
 
-    def __init__(self, temperature=4.0, standardize=False, activation="softmax", **kwargs):
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        standardize: bool = False,
+        activation: str = "softmax",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.temperature = _checks.positive("temperature", temperature)
         _check_soft_targets(standardize, activation)
@@ -110,16 +125,16 @@ class SoftTargets(DistillationLoss):
         self.shift_invariant = activation == "softmax"
 
     @property
-    def softmax_temperature(self):
+    def softmax_temperature(self) -> float | None:
         plain = self.activation == "softmax" and not self.standardize
         return self.temperature if plain else None
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         if self.activation == "softmax" and not self.standardize:
             y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return soft_targets(y_true, y_pred, self.temperature, self.standardize, self.activation)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "temperature": self.temperature,
@@ -128,7 +143,7 @@ class SoftTargets(DistillationLoss):
         }
 
 
-def logit_mse(teacher_logits, student_logits, center=False):
+def logit_mse(teacher_logits: Tensor, student_logits: Tensor, center: bool = False) -> Tensor:
     """Mean over the classes of the squared difference of the logits.
 
     `mean_k (z_k - t_k)^2`. It matches the logits themselves, their common offset included;
@@ -175,19 +190,21 @@ class LogitMSE(DistillationLoss):
 
     on_logits = True
 
-    def __init__(self, center=False, **kwargs):
+    def __init__(self, center: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.center = _checks.instance("center", center, bool, "True or False")
         self.shift_invariant = center
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         return logit_mse(y_true, y_pred, self.center)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "center": self.center}
 
 
-def jensen_shannon(teacher_logits, student_logits, temperature=1.0):
+def jensen_shannon(
+    teacher_logits: Tensor, student_logits: Tensor, temperature: Scalar = 1.0
+) -> Tensor:
     """Jensen-Shannon divergence of softened predictions, times T^2.
 
     `T^2 * (KL(p || m) + KL(q || m)) / 2` with `p = softmax(teacher_logits / T)`,
@@ -237,19 +254,19 @@ class JensenShannon(DistillationLoss):
     on_logits = True
     shift_invariant = True
 
-    def __init__(self, temperature=1.0, **kwargs):
+    def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.temperature = _checks.positive("temperature", temperature)
 
     @property
-    def softmax_temperature(self):
+    def softmax_temperature(self) -> float | None:
         return self.temperature
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Structure, y_pred: Structure) -> Tensor:
         y_true, y_pred = _logits.paired_class_scores(y_true, y_pred)
         return jensen_shannon(y_true, y_pred, self.temperature)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "temperature": self.temperature}
 
 

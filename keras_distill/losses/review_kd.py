@@ -1,10 +1,16 @@
 """ReviewKD: the student's levels, fused from deep to shallow, against the teacher's."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import per_sample_mean
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _layers
 from keras_distill.losses import _maps
 from keras_distill.losses import _shapes
@@ -15,7 +21,7 @@ POOLED_SIZES = (4, 2, 1)
 MOST_CHANNELS = 512
 
 
-def review_kd(teacher_features, student_features):
+def review_kd(teacher_features: Structure, student_features: Structure) -> Tensor:
     """ReviewKD's hierarchical context loss, HCL.
 
     Of one level, with d the difference of the maps and d_l its average over l x l cells:
@@ -110,13 +116,13 @@ class ReviewKD(TrainedLoss):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, mid_channels=None, **kwargs):
+    def __init__(self, mid_channels: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mid_channels = (
             None if mid_channels is None else _checks.positive_integer("mid_channels", mid_channels)
         )
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         expected = misfit.of_one_number(teacher_shapes, student_shapes)
         if expected is not None:
             return expected
@@ -130,7 +136,7 @@ class ReviewKD(TrainedLoss):
                 return "layers from shallow to deep, none larger than the one before it"
         return None
 
-    def make(self, teacher_shapes, student_shapes):
+    def make(self, teacher_shapes: Shapes, student_shapes: Shapes) -> None:
         teachers, students = _levels(teacher_shapes), _levels(student_shapes)
         middle = self.mid_channels or min(MOST_CHANNELS, students[-1][-1])
         self.fusions = [
@@ -146,7 +152,7 @@ class ReviewKD(TrainedLoss):
             for level, (teacher, student) in enumerate(zip(teachers, students))
         ]
 
-    def fused(self, student_features, training=False):
+    def fused(self, student_features: Structure, training: bool = False) -> list[Tensor]:
         """What the student's levels, fused, give for the teacher's, from shallow to deep."""
         features = [_as_map(x, "") for x in _maps.as_list(student_features)]
         outputs, residual = [], None
@@ -155,10 +161,10 @@ class ReviewKD(TrainedLoss):
             outputs.insert(0, output)
         return outputs
 
-    def call(self, y_true, y_pred, training=True):
+    def call(self, y_true: Structure, y_pred: Structure, training: bool = True) -> Tensor:
         return review_kd(_maps.as_list(y_true), self.fused(y_pred, training))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "mid_channels": self.mid_channels}
 
 

@@ -1,9 +1,15 @@
 """The base of the losses that hold layers of their own."""
 
+from typing import Any
+
 import keras
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _shapes
 from keras_distill.losses.base import DistillationLoss
 
@@ -23,13 +29,18 @@ class TrainedLoss(DistillationLoss, keras.layers.Layer):
         **kwargs: `name`, `reduction`, `dtype`, as in `DistillationLoss`.
     """
 
-    def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
+    def __init__(
+        self,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        dtype: Any = None,
+    ) -> None:
         name = name or _keras.to_snake_case(type(self).__name__)
         keras.layers.Layer.__init__(self, name=name, autocast=False)
         DistillationLoss.__init__(self, name=name, reduction=reduction, dtype=dtype)
         self._shapes = None
 
-    def build_for(self, teacher_shapes, student_shapes):
+    def build_for(self, teacher_shapes: Shapes, student_shapes: Shapes) -> None:
         """Makes the layers for features of these shapes, once.
 
         Args:
@@ -62,11 +73,17 @@ class TrainedLoss(DistillationLoss, keras.layers.Layer):
         self._shapes = shapes
         self.built = True
 
-    def make(self, teacher_shapes, student_shapes):
+    def make(self, teacher_shapes: Shapes, student_shapes: Shapes) -> None:
         """Makes the layers, built, for features of these shapes."""
         raise NotImplementedError(f"{type(self).__name__} gives no `make`.")
 
-    def __call__(self, teacher_outputs, student_outputs, sample_weight=None, training=True):
+    def __call__(
+        self,
+        teacher_outputs: Structure,
+        student_outputs: Structure,
+        sample_weight: Structure | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if self._shapes is None:
             features = _features(teacher_outputs, self.needs_labels or self.needs_ids)
             self.build_for(_shapes.shapes_of(features), _shapes.shapes_of(student_outputs))
@@ -75,15 +92,15 @@ class TrainedLoss(DistillationLoss, keras.layers.Layer):
         )
 
     @property
-    def frozen_variables(self):
+    def frozen_variables(self) -> list[keras.Variable]:
         """Variables of its layers that it uses and never trains; another term may."""
         return []
 
-    def get_build_config(self):
+    def get_build_config(self) -> Config | None:
         """The shapes that the layers were made for."""
         return None if self._shapes is None else {"shapes": self._shapes}
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: Config) -> None:
         teacher, student = config["shapes"]
         self.build_for(_with_batch(teacher), _with_batch(student))
 

@@ -1,12 +1,17 @@
 """VID: the teacher's feature as a Gaussian that the student predicts."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import per_sample_mean
+from keras_distill._types import Config
+from keras_distill._types import Shapes
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses import _layers
 from keras_distill.losses import _logits
 from keras_distill.losses import _maps
@@ -16,7 +21,13 @@ from keras_distill.losses.trained import TrainedLoss
 MODES = ("code", "paper")
 
 
-def variational_information(teacher_features, student_features, alpha, epsilon=1e-5, mode="code"):
+def variational_information(
+    teacher_features: Structure,
+    student_features: Structure,
+    alpha: Tensor,
+    epsilon: float = 1e-5,
+    mode: str = "code",
+) -> Tensor:
     """VID's negative log-likelihood of the teacher's features t.
 
     `1/2 ((t - mu)^2 / sigma_c^2 + log sigma_c^2)`, with `sigma_c^2 = softplus(alpha_c) + epsilon`
@@ -114,13 +125,13 @@ class VariationalInformation(TrainedLoss):
 
     def __init__(
         self,
-        initial_variance=5.0,
-        epsilon=1e-5,
-        width=None,
-        batch_normalization=False,
-        mode="code",
-        **kwargs,
-    ):
+        initial_variance: float = 5.0,
+        epsilon: float = 1e-5,
+        width: int | None = None,
+        batch_normalization: bool = False,
+        mode: str = "code",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.epsilon = _checks.positive("epsilon", epsilon)
         self.initial_variance = _checks.positive("initial_variance", initial_variance)
@@ -138,7 +149,7 @@ class VariationalInformation(TrainedLoss):
         )
         self.mode = _checks.one_of("mode", mode, MODES)
 
-    def misfit(self, teacher_shapes, student_shapes):
+    def misfit(self, teacher_shapes: Shapes, student_shapes: Shapes) -> str | None:
         expected = misfit.of_one_feature(teacher_shapes, student_shapes)
         if expected is not None:
             return expected
@@ -148,7 +159,7 @@ class VariationalInformation(TrainedLoss):
             return "a map from both or a vector from both"
         return misfit.of_matched_maps(teacher_shapes, student_shapes)
 
-    def make(self, teacher_shapes, student_shapes):
+    def make(self, teacher_shapes: Shapes, student_shapes: Shapes) -> None:
         of_maps = len(student_shapes) == 4
         outputs = teacher_shapes[-1]
         width = self.width or outputs
@@ -169,12 +180,12 @@ class VariationalInformation(TrainedLoss):
             shape=(outputs,), initializer=keras.initializers.Constant(alpha), name="alpha"
         )
 
-    def call(self, y_true, y_pred, training=True):
+    def call(self, y_true: Structure, y_pred: Structure, training: bool = True) -> Tensor:
         teacher, student = _matched(y_true, y_pred)
         means = self.regressor(student, training=training)
         return variational_information(teacher, means, self.alpha, self.epsilon, self.mode)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "initial_variance": self.initial_variance,

@@ -1,8 +1,8 @@
 """What all wrappers share: the training step, the total loss, logs, saving."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -10,22 +10,17 @@ from keras import ops
 from keras_distill import _keras
 from keras_distill import _memory
 from keras_distill import distribution
+from keras_distill._types import Config
+from keras_distill._types import OptimizerLike
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
 from keras_distill.models.frozen import FrozenNetworks
-
-
-class Outputs(NamedTuple):
-    """What a wrapper's forward gives in training; told from a model's own dict by its type.
-
-    Attributes:
-        prediction: The outputs that loss and metrics see.
-        terms: What the terms compare, in a form of the wrapper's own; `None` where the data
-            holds nothing to compare (a plain batch in `evaluate`, where training sees pairs).
-    """
-
-    prediction: Any
-    terms: Any
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import as_targets
+from keras_distill.models.outputs import batch_size
 
 
 class DistillationModel(FrozenNetworks):
@@ -49,9 +44,11 @@ class DistillationModel(FrozenNetworks):
         name, dtype: As in `keras.Model`.
     """
 
-    silent_terms = ()
+    silent_terms: Sequence[str] = ()
 
-    def __init__(self, term_names, name=None, dtype=None, **kwargs):
+    def __init__(
+        self, term_names: Sequence[str], name: str | None = None, dtype: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(name=name, dtype=dtype, autocast=False, **kwargs)
         self.student_loss_weight = 1.0
         self._collects_terms = False
@@ -67,31 +64,33 @@ class DistillationModel(FrozenNetworks):
 
     # Forward.
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Structure, training: bool | None = None) -> Tensor:
         """The prediction; in training, an `Outputs` with all that the terms need."""
         if training or self._collects_terms:
             return self.forward(inputs, training=bool(training))
         return self.infer(inputs)
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         """Runs each network once. Returns `Outputs`."""
         raise NotImplementedError(f"{type(self).__name__} gives no `forward`.")
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         """Runs the inference model alone."""
         raise NotImplementedError(f"{type(self).__name__} gives no `infer`.")
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         """Returns `[(name, reduced value, weight), ...]`."""
         raise NotImplementedError(f"{type(self).__name__} gives no `term_values`.")
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """The Keras model that is exported."""
         raise NotImplementedError(f"{type(self).__name__} gives no `inference_model`.")
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str] | None:
         """Names of the outputs, by which Keras reads dicts of losses, metrics and labels."""
         return None
 
@@ -99,14 +98,14 @@ class DistillationModel(FrozenNetworks):
 
     def compile(
         self,
-        optimizer="rmsprop",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        evaluate_terms=None,
-        **kwargs,
-    ):
+        optimizer: OptimizerLike = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        evaluate_terms: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures the wrapper; as `keras.Model.compile`, for the inference model.
 
         Args:
@@ -144,23 +143,30 @@ class DistillationModel(FrozenNetworks):
                     "loss is logged. Give the metric, or the Term, another name."
                 )
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         """Raises where a compiled loss contradicts the head; subclasses know the head."""
 
     @property
-    def evaluate_terms(self):
+    def evaluate_terms(self) -> bool:
         """Whether `evaluate` adds the terms to the loss."""
         return self._compiled_loss is None if self._evaluate_terms is None else self._evaluate_terms
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> Config:
         config = super().get_compile_config()
         return {**config, "evaluate_terms": self._evaluate_terms} if config else config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Config) -> None:
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**config)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Structure | None = None,
+        sample_weight: Structure | None = None,
+        training: bool = True,
+    ) -> Tensor:
         """The compiled loss, the model's regularisers, and the weighted terms.
 
         On more than one replica every part is divided by their number, as Keras does, and
@@ -193,24 +199,30 @@ class DistillationModel(FrozenNetworks):
         return sum(ops.cast(loss, "float32") for loss in losses)
 
     @property
-    def label_loss_weight(self):
+    def label_loss_weight(self) -> Scalar:
         """The factor of the label loss in training, at present."""
         return self.student_loss_weight
 
     @property
-    def updated_variables(self):
+    def updated_variables(self) -> list[keras.Variable]:
         """The variables that a step updates, where the step is our own (on TensorFlow)."""
         return self.trainable_variables
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         """The label loss of a training step; several networks override it."""
         return self.label_loss(labels, outputs.prediction, sample_weight)
 
-    def metric_data(self, outputs, targets, sample_weight):
+    def metric_data(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> tuple[Structure, Structure, Structure | None]:
         """`(labels, prediction, sample_weight)` for the metrics of a training step."""
         return targets.labels, outputs.prediction, sample_weight
 
-    def label_loss(self, labels, prediction, sample_weight):
+    def label_loss(
+        self, labels: Structure | None, prediction: Structure, sample_weight: Structure | None
+    ) -> Tensor | None:
         """The compiled loss of the labelled samples; `None` where there is none."""
         if self._compile_loss is None:
             return None
@@ -224,7 +236,9 @@ class DistillationModel(FrozenNetworks):
         )
         return self._compile_loss(labels, prediction, sample_weight)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Structure, sample_weight: Structure | None = None
+    ) -> dict[str, Tensor]:
         outputs = y_pred if isinstance(y_pred, Outputs) else None
         labels, prediction = as_targets(y).labels, y_pred
         if outputs is not None:
@@ -253,7 +267,7 @@ class DistillationModel(FrozenNetworks):
         return {name: value for name, value in logs.items() if name not in silent}
 
     @property
-    def step(self):
+    def step(self) -> Scalar:
         """The number of updates so far, which schedules read: `optimizer.iterations`.
 
         JAX's step does not see the optimizer's variables when it computes the loss, so there
@@ -282,7 +296,7 @@ class DistillationModel(FrozenNetworks):
 
     # Steps.
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         """One update. Keras compiles it; on other backends it is Keras's own step."""
         if not distribution.is_tensorflow():
             return self._with_after_update(super().train_step(*args))
@@ -303,7 +317,7 @@ class DistillationModel(FrozenNetworks):
         logs = self.compute_metrics(x, y, outputs, sample_weight)
         return distribution.logs_for_reduction(logs, self.distribute_strategy)
 
-    def after_update(self):
+    def after_update(self) -> None:
         """Called after each update of the weights, inside the compiled step."""
 
     def _with_after_update(self, result):
@@ -313,24 +327,9 @@ class DistillationModel(FrozenNetworks):
             if overrides:
                 self.after_update()
             return result
-        logs, (trained, others, *rest) = result
-        own = self.trainable_variables + self.non_trainable_variables + self.optimizer.variables
-        mapping = list(zip(own, [*trained, *others, *rest[0]], strict=True))
-        with keras.StatelessScope(state_mapping=mapping) as scope:
-            self.after_update()
-        trained, others = (
-            [
-                value if (new := scope.get_current_value(variable)) is None else new
-                for variable, value in zip(variables, values)
-            ]
-            for variables, values in (
-                (self.trainable_variables, trained),
-                (self.non_trainable_variables, others),
-            )
-        )
-        return logs, (trained, others, *rest)
+        return _keras.changed_state(self, result, self.after_update)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         """One batch of `evaluate`: the inference model alone, unless `evaluate_terms`."""
         with self._collecting_terms(self.evaluate_terms):
             logs = super().test_step(*args)
@@ -346,7 +345,9 @@ class DistillationModel(FrozenNetworks):
         finally:
             self._collects_terms = before
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`; checks first what only the data can tell, and advises on memory."""
         self.check_data(x, y)
         if kwargs.get("class_weight") and hasattr(x, "element_spec") and hasattr(x, "map"):
@@ -355,20 +356,20 @@ class DistillationModel(FrozenNetworks):
         with _memory.advised():
             return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`: `loss` is what the inference model alone would give."""
         if self.compiled and self.evaluate_terms:
             self.check_data(x, y)
         self._set_step_counter()
         return super().evaluate(x, y, *args, **kwargs)
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""
         self.check_data(x, y)
         self._set_step_counter()
         return super().train_on_batch(x, y, *args, **kwargs)
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         """Raises where the data is empty; subclasses add what they need to know of it."""
         if _keras.is_empty(x):
             raise ValueError(
@@ -386,13 +387,3 @@ class DistillationModel(FrozenNetworks):
                 break
             iterator = None
         return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
-
-def as_targets(y):
-    """`y` itself where it is a `Targets`, else `y` as the labels of one."""
-    return y if isinstance(y, Targets) else Targets(labels=y)
-
-
-def batch_size(prediction):
-    """The number of rows of the first output."""
-    return ops.shape(keras.tree.flatten(prediction)[0])[0]

@@ -1,16 +1,22 @@
 """Born-again networks: generations of one architecture, each taught by the one before it."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill import distribution
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
-from keras_distill.models.base import Outputs
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.generations import Generations
 from keras_distill.models.network import SOFTMAX
+from keras_distill.models.outputs import Outputs
 
 VARIANTS = ("kd", "cwtm", "dkpp")
 
@@ -65,19 +71,19 @@ class BornAgain(Generations):
 
     def __init__(
         self,
-        student,
-        generations=1,
-        temperature=1.0,
-        label_weight=0.0,
-        variant="kd",
+        student: keras.Model,
+        generations: int = 1,
+        temperature: float = 1.0,
+        label_weight: float = 0.0,
+        variant: str = "kd",
         *,
-        restore_best=None,
-        best_mode=None,
-        seed=None,
-        student_from_logits=None,
-        name="born_again",
-        **kwargs,
-    ):
+        restore_best: str | None = None,
+        best_mode: str | None = None,
+        seed: int | None = None,
+        student_from_logits: bool | None = None,
+        name: str = "born_again",
+        **kwargs: Any,
+    ) -> None:
         _checks.positive_integer("generations", generations)
         super().__init__(
             student,
@@ -108,7 +114,7 @@ class BornAgain(Generations):
                 "variant='kd'."
             )
 
-    def ensemble_of_generations(self, average="probabilities"):
+    def ensemble_of_generations(self, average: str = "probabilities") -> EnsembleTeacher:
         """An `EnsembleTeacher` of all generations so far, generation 0 first.
 
         It shares their weights, as `trained_generations` does.
@@ -124,11 +130,13 @@ class BornAgain(Generations):
 
     # The term.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         prediction, terms = super().forward(inputs, training)
         return Outputs(prediction, terms and (*terms, training))
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         teacher, student, training = outputs.terms
         teacher_logits = self.logits(teacher)
         if self.variant == "cwtm":
@@ -171,6 +179,6 @@ class BornAgain(Generations):
         source = ops.take_along_axis(given, ops.argsort(drawn, axis=-1), axis=-1)
         return ops.take_along_axis(logits, source, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         names = "generations temperature label_weight variant"
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -1,8 +1,14 @@
 """CS-KD: a network learns to predict alike for images of one class."""
 
+from typing import Any
+
 import keras
 
-from keras_distill.models.base import Outputs
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.paired import PairedStudent
 
 
@@ -46,13 +52,13 @@ class ClassWiseDistiller(PairedStudent):
 
     def __init__(
         self,
-        student,
-        temperature=4.0,
-        weight=1.0,
-        student_from_logits=None,
-        name="class_wise_distiller",
-        **kwargs,
-    ):
+        student: keras.Model,
+        temperature: NumberOrSchedule = 4.0,
+        weight: NumberOrSchedule = 1.0,
+        student_from_logits: bool | None = None,
+        name: str = "class_wise_distiller",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             student,
             temperature,
@@ -63,7 +69,7 @@ class ClassWiseDistiller(PairedStudent):
             **kwargs,
         )
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         x, x_pair = self.pair(inputs, training)
         student = self._student_network(x, training=training)
         if x_pair is None:
@@ -75,6 +81,8 @@ class ClassWiseDistiller(PairedStudent):
         self.add_loss(before[: len(before) - len(self.student.losses)])
         return Outputs(student.prediction, (self.logits(pair), self.logits(student)))
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         value = self.soft_term(*outputs.terms, sample_weight)
         return [("class_wise_loss", value, self._current(self.weight))]

@@ -18,6 +18,7 @@ from keras_distill.models.network import keep_mask
 from keras_distill.models.network import logits_from
 from keras_distill.models.placement import on_device
 from keras_distill.models.wiring import check_inputs
+from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import unique_names
 
 ENSEMBLE = "ensemble"
@@ -216,6 +217,13 @@ def checked_students(students):
     }
     check_same_outputs(known)
     return students, names
+
+
+def policy_of_students(students):
+    """The policy of any student that computes in half precision, else the first's."""
+    policies = [dtype_policy_of(student) for student in students]
+    mixed = [policy for policy in policies if policy.name.startswith("mixed_")]
+    return (mixed or policies)[0]
 
 
 def check_same_outputs(shapes):

@@ -119,6 +119,16 @@ def _name(compiled):
             group.output_name = None
 
 
+def last_logs(history):
+    """The logs of the last epoch of a `History`; raises where there was none."""
+    if history is None:
+        raise ValueError(
+            "Expected a cohort that `fit` has trained in this session. Received: one without "
+            "history. Pass logs=cohort.evaluate(x, y, return_dict=True)."
+        )
+    return {name: values[-1] for name, values in history.history.items()}
+
+
 def index_of_best(names, metric, logs, mode):
     """The position of the student with the best value.
 

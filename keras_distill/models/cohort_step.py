@@ -6,8 +6,8 @@ import keras
 
 from keras_distill import _checks
 from keras_distill import distribution
-from keras_distill.models.base import as_targets
-from keras_distill.models.base import batch_size
+from keras_distill.models.outputs import as_targets
+from keras_distill.models.outputs import batch_size
 
 
 def train_step(learner, x, y, sample_weight):

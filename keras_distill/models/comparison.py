@@ -9,13 +9,13 @@ from keras import ops
 from keras_distill import _keras
 from keras_distill.models import labels as label_rules
 from keras_distill.models import sample_ids
-from keras_distill.models.base import Outputs
 from keras_distill.models.cached_teacher import CachedNetwork
 from keras_distill.models.cached_teacher import CachedTeacher
 from keras_distill.models.cached_teacher import check_teacher_data
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.ensemble_network import EnsembleNetwork
 from keras_distill.models.network import Network
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_predictions

@@ -1,21 +1,38 @@
 """Knowledge distillation from a frozen teacher into a student."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+
 import keras
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill._types import Config
+from keras_distill._types import LossLike
+from keras_distill._types import OptimizerLike
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
+from keras_distill.data.teacher_cache import TeacherCache
 from keras_distill.models.base import DistillationModel
 from keras_distill.models.cached_teacher import as_teacher
 from keras_distill.models.comparison import Comparison
 from keras_distill.models.comparison import split_inputs
 from keras_distill.models.network import check_compute_dtype
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.stages import FollowStages
 from keras_distill.models.stages import Parts
+from keras_distill.models.stages import Stage
 from keras_distill.models.stages import StageOptimizer
 from keras_distill.models.stages import checked_stages
+from keras_distill.models.stages import configs_of
 from keras_distill.models.stages import stage_of
 from keras_distill.models.stages import terms_of
 from keras_distill.models.terms import BoundTerm
+from keras_distill.models.terms import Term
 from keras_distill.models.wiring import as_terms
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import normalized_class_map
@@ -80,19 +97,19 @@ class Distiller(DistillationModel):
 
     def __init__(
         self,
-        teacher,
-        student,
-        distillation_losses=None,
-        student_loss_weight=1.0,
-        class_map=None,
-        stages=None,
+        teacher: keras.Model | TeacherCache,
+        student: keras.Model,
+        distillation_losses: LossLike | Term | Sequence[LossLike | Term] | None = None,
+        student_loss_weight: float = 1.0,
+        class_map: Sequence[int] | Mapping[int, int] | None = None,
+        stages: Sequence[Stage] | None = None,
         *,
-        teacher_from_logits=None,
-        student_from_logits=None,
-        teacher_dtype=None,
-        name="distiller",
-        **kwargs,
-    ):
+        teacher_from_logits: bool | None = None,
+        student_from_logits: bool | None = None,
+        teacher_dtype: str | None = None,
+        name: str = "distiller",
+        **kwargs: Any,
+    ) -> None:
         _checks.instance("student", student, keras.Model, "a keras.Model")
         teacher = as_teacher(teacher)
         if teacher is not _LEFT_OUT:
@@ -167,7 +184,7 @@ class Distiller(DistillationModel):
             own = None if stage is None else stage.teacher
             part.bind_teacher(teacher if own is None else own, *options)
 
-    def set_teacher(self, teacher):
+    def set_teacher(self, teacher: keras.Model) -> None:
         """Gives a wrapper that was saved without its teacher one to train with."""
         with _keras.unlocked(self):
             self.teacher = as_teacher(teacher)
@@ -181,34 +198,34 @@ class Distiller(DistillationModel):
         return super()._ids_without_gradient | (held - trained)
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """The student."""
         return self.student
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str] | None:
         """The student's: see `DistillationModel.output_names`."""
         return getattr(self.student, "output_names", None)
 
     # Stages.
 
     @property
-    def stages(self):
+    def stages(self) -> list[Stage] | None:
         """The `Stage`s, or `None`."""
         return self._parts.stages
 
     @property
-    def stage(self):
+    def stage(self) -> int:
         """The number of the stage that runs or ran last, from 0."""
         return self._parts.active
 
     @property
-    def silent_terms(self):
+    def silent_terms(self) -> list[str]:
         """Names of the terms of other stages."""
         own = {term.name for term in self._parts.current.terms}
         return [term.name for term in self.terms if term.name not in own]
 
-    def begin_stage(self, number):
+    def begin_stage(self, number: int) -> None:
         """Goes on with a stage, as `fit` does in its first epoch.
 
         Args:
@@ -227,30 +244,30 @@ class Distiller(DistillationModel):
             self.make_train_function(force=True)
         self.test_function = None
 
-    def finish_stage(self):
+    def finish_stage(self) -> None:
         """Ends a stage as the end of `fit` would: averages of weights take their place."""
         self.optimizer.finalize_variable_values(self.trainable_weights)
 
     @property
-    def label_loss_weight(self):
+    def label_loss_weight(self) -> Scalar:
         return self._parts.current.label_weight
 
     @property
-    def updated_variables(self):
+    def updated_variables(self) -> list[keras.Variable]:
         if self.stages is None:
             return self.trainable_variables
         return self._parts.trained(self._parts.active)
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=None,
-        verbose="auto",
-        callbacks=None,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`; with `stages`, `epochs` defaults to those of all stages.
 
         Callbacks, `initial_epoch` and data sets with `steps_per_epoch` count the epochs of all
@@ -274,20 +291,24 @@ class Distiller(DistillationModel):
 
     # Forward and terms.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         return self._parts.current.forward(inputs, training)
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         return self.student(split_inputs(self.student, inputs)[1], training=False)
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         return self._parts.current.term_values(
             outputs, targets, sample_weight, self.step, self.output_names
         )
 
     # Compiling and checks.
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+    def compile(
+        self, optimizer: OptimizerLike = "rmsprop", loss: Any = None, **kwargs: Any
+    ) -> None:
         """As `DistillationModel.compile`; with `stages`, each gets a copy of the optimizer."""
         if self.stages is not None and optimizer is not None:
             groups = [
@@ -298,25 +319,25 @@ class Distiller(DistillationModel):
             optimizer.begin(self._parts.active)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         for part in self._parts.comparisons:
             part.check_label_loss(loss, self.output_names)
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         for part in self._parts.comparisons:
             part.check_data(x, y, self._compiled_loss, self.output_names)
 
     # Saving.
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
         if self.stages is not None:
             number = int(keras.ops.convert_to_numpy(self._stage))
             if number != self._parts.active:
                 self._go_on_with(number)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         config.pop("dtype", None)
         config = {
@@ -336,20 +357,11 @@ class Distiller(DistillationModel):
         ]
         if self.stages is None:
             return {**config, "distillation_losses": terms[0]}
-        places = {id(network): i for i, network in enumerate(self.assistants)}
-        stages = [
-            {
-                **stage.get_config(),
-                "terms": own,
-                "student": places.get(id(stage.student)),
-                "teacher": places.get(id(stage.teacher)),
-            }
-            for stage, own in zip(self.stages, terms)
-        ]
+        stages = configs_of(self.stages, terms, self.assistants)
         return {**config, "stages": stages, "assistants": _keras.serialized(self.assistants)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
         config = dict(config)
         with keras.saving.custom_object_scope(custom_objects or {}):
             for name in ("teacher", "student"):
@@ -364,7 +376,7 @@ class Distiller(DistillationModel):
         return cls(**config)
 
     @classmethod
-    def from_keras(cls, distiller):
+    def from_keras(cls, distiller: Any) -> Self:
         """Converts a `keras.distillation.Distiller`, with the losses that its author meant.
 
         See `keras_distill.models.from_keras.terms_of` for the rules.

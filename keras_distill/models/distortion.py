@@ -1,5 +1,7 @@
 """DDGSD: a network learns to see and to predict alike two distorted views of an image."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,11 +10,16 @@ from keras_distill import _graph
 from keras_distill import _keras
 from keras_distill import distribution
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.models import labels as label_rules
-from keras_distill.models.base import Outputs
 from keras_distill.models.labels import per_sample
 from keras_distill.models.network import SIGMOID
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.paired import PairedStudent
 from keras_distill.models.terms import zero_masked
 from keras_distill.schedules import number_or_schedule
@@ -67,16 +74,16 @@ class DistortionDistiller(PairedStudent):
 
     def __init__(
         self,
-        student,
-        temperature=3.0,
-        weight=1.0,
-        feature_weight=5e-4,
-        features=None,
-        detach=True,
-        student_from_logits=None,
-        name="distortion_distiller",
-        **kwargs,
-    ):
+        student: keras.Model,
+        temperature: NumberOrSchedule = 3.0,
+        weight: NumberOrSchedule = 1.0,
+        feature_weight: NumberOrSchedule = 5e-4,
+        features: str | None = None,
+        detach: bool = True,
+        student_from_logits: bool | None = None,
+        name: str = "distortion_distiller",
+        **kwargs: Any,
+    ) -> None:
         feature_weight = number_or_schedule("feature_weight", feature_weight)
         compares_features = callable(feature_weight) or feature_weight > 0
         path = None
@@ -98,7 +105,7 @@ class DistortionDistiller(PairedStudent):
         self.features = features
         self.detach = _checks.instance("detach", detach, bool, "True or False")
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         view, other_view = self.pair(inputs, training)
         if other_view is None:
             student = self._student_network(view, training=training)
@@ -112,13 +119,17 @@ class DistortionDistiller(PairedStudent):
         features = _halves([zero_masked(feature) for feature in student.features])
         return Outputs(prediction, (other_prediction, logits, features))
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         loss = super().training_label_loss(labels, outputs, sample_weight)
         if loss is None or outputs.terms is None:
             return loss
         return loss + self.label_loss(labels, outputs.terms[0], sample_weight)
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         _, (logits, other_logits), (features, other_features) = outputs.terms
         if self.detach:
             divergence = self.soft_term(other_logits, logits, sample_weight)
@@ -142,7 +153,7 @@ class DistortionDistiller(PairedStudent):
             total = total + _keras.call_loss(loss, other, own, weight, always_reduce=True)
         return total
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "feature_weight": _keras.serialized(self.feature_weight),

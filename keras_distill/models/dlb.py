@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,17 +10,20 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import distribution
+from keras_distill._types import Augment
+from keras_distill._types import Config
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.data.overlap import check_overlap
 from keras_distill.data.overlap import overlap_epoch
+from keras_distill.data.targets import Targets
 from keras_distill.models import last_batch
-from keras_distill.models.base import Outputs
-from keras_distill.models.base import as_targets
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import as_targets
 from keras_distill.models.paired import PairedStudent
 from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.schedules import number_or_schedule
-
-ELEMENT = "((x_last, x_new), (y_last, y_new), (w_last, w_new))"
-MAKE_ONE = "Make the data set with keras_distill.data.overlap_batches(...), or fit on arrays."
 
 
 @keras.saving.register_keras_serializable(package="keras_distill")
@@ -84,15 +88,15 @@ class DLBModel(PairedStudent):
 
     def __init__(
         self,
-        student,
-        temperature=3.0,
-        weight=1.0,
-        fused_forward=True,
-        distortion_weight=None,
-        student_from_logits=None,
-        name="dlb_model",
-        **kwargs,
-    ):
+        student: keras.Model,
+        temperature: NumberOrSchedule = 3.0,
+        weight: NumberOrSchedule = 1.0,
+        fused_forward: bool = True,
+        distortion_weight: NumberOrSchedule | None = None,
+        student_from_logits: bool | None = None,
+        name: str = "dlb_model",
+        **kwargs: Any,
+    ) -> None:
         compares_views = distortion_weight is not None
         super().__init__(
             student,
@@ -110,7 +114,7 @@ class DLBModel(PairedStudent):
 
     # Forward.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         if not training:  # The cache is of training alone.
             student = self._student_network(self.own_inputs(inputs), training=False)
             return Outputs(student.prediction, None)
@@ -161,19 +165,28 @@ class DLBModel(PairedStudent):
             )
         return views
 
-    def own_inputs(self, inputs):
+    def own_inputs(self, inputs: Structure) -> Structure:
         return self.views(super().own_inputs(inputs))[0]
 
     # Loss and metrics.
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Structure | None = None,
+        sample_weight: Structure | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if isinstance(y_pred, Outputs) and y_pred.terms is not None:
             y_pred = last_batch.without_absent(y_pred, sample_weight)
         else:
             y, sample_weight = self._of_the_new_half(x, y, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         if outputs.terms is None:
             return super().training_label_loss(labels, outputs, sample_weight)
         if labels is not None:
@@ -181,7 +194,9 @@ class DLBModel(PairedStudent):
         weights = None if sample_weight is None else self._as_forwarded(sample_weight)
         return self.label_loss(labels, outputs.terms.prediction, weights)
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         halves = outputs.terms
         weights = None if sample_weight is None else sample_weight[0]
         value = self.soft_term(halves.cached, halves.last_logits, weights)
@@ -198,7 +213,9 @@ class DLBModel(PairedStudent):
         last, new = halves
         return last_batch.joined(last, new, *([] if self.distortion_weight is None else [new]))
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Structure, sample_weight: Structure | None = None
+    ) -> dict[str, Tensor]:
         y, sample_weight = self._of_the_new_half(x, y, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
@@ -211,7 +228,17 @@ class DLBModel(PairedStudent):
 
     # Fitting.
 
-    def fit(self, x=None, y=None, *args, augment=None, mix=None, carry=True, seed=None, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *args: Any,
+        augment: Augment | None = None,
+        mix: keras.layers.Layer | None = None,
+        carry: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`, on overlapping elements, or on arrays, which it lets overlap.
 
         On arrays, `batch_size` counts forwarded samples as in plain Keras. Half of them are
@@ -255,7 +282,7 @@ class DLBModel(PairedStudent):
         if shapes_of_inputs(x) is None or y is None or given.get("steps_per_epoch") is not None:
             raise ValueError(
                 f"Expected arrays `x` and `y` without steps_per_epoch, or a tf.data.Dataset of "
-                f"{ELEMENT}. Received: x of type {type(x).__name__}, y of type "
+                f"{last_batch.ELEMENT}. Received: x of type {type(x).__name__}, y of type "
                 f"{type(y).__name__}, steps_per_epoch={given.get('steps_per_epoch')}."
             )
         if batch_size % 2:
@@ -287,7 +314,7 @@ class DLBModel(PairedStudent):
         given["callbacks"] = clock.among(given.get("callbacks"))
         return given
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, on an overlapping element.
 
         The calls since the last `fit` or `reset_cache` are one stream.
@@ -304,7 +331,7 @@ class DLBModel(PairedStudent):
             )
         return super().train_on_batch(x, y, *args, **kwargs)
 
-    def reset_cache(self):
+    def reset_cache(self) -> None:
         """Forgets the cached logits: the repeated half of the next step is left out."""
         self._cache = None
         self.train_function = None
@@ -320,15 +347,9 @@ class DLBModel(PairedStudent):
             )
         halves = self.views(shapes_of_inputs(dataset))
         self._views_of_new(halves[self.own_view])
-        rows = [keras.tree.flatten(half)[0].shape[0] for half in halves]
-        replicas = getattr(strategy, "num_replicas_in_sync", 1)
-        if rows[0] is None or rows[0] != rows[1] or rows[0] % replicas:
-            raise ValueError(
-                f"Expected halves of one known size that divides by the {replicas} replicas. "
-                f"Received: {rows[0]} and {rows[1]} samples. {MAKE_ONE}"
-            )
+        rows = last_batch.rows_a_replica(halves, getattr(strategy, "num_replicas_in_sync", 1))
         check_overlap(dataset)
-        self._make_cache(rows[0] // replicas, dataset)
+        self._make_cache(rows, dataset)
 
     def _make_cache(self, rows, x):
         """Empties the cache, or makes one where there is none of this size."""
@@ -355,14 +376,15 @@ class DLBModel(PairedStudent):
         if len(views) != 2:
             shapes = [tuple(part.shape) for part in keras.tree.flatten(views[0])]
             raise ValueError(
-                f"Expected training elements {ELEMENT} for a {type(self).__name__}. Received: x "
-                f"of shape {shapes[0] if len(shapes) == 1 else shapes}. {MAKE_ONE}"
+                f"Expected training elements {last_batch.ELEMENT} for a {type(self).__name__}. "
+                f"Received: x of shape {shapes[0] if len(shapes) == 1 else shapes}. "
+                f"{last_batch.MAKE_ONE}"
             )
 
     # The cache is state that the step carries, and that no file holds.
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         return [*super().variables, *(self._cache.variables if self._cache is not None else [])]
 
     @property
@@ -370,7 +392,7 @@ class DLBModel(PairedStudent):
         cached = {id(v) for v in self._cache.variables} if self._cache is not None else ()
         return [state for state in super()._seed_states if id(state) not in cached]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "fused_forward": self.fused_forward,

@@ -1,6 +1,9 @@
 """Adaptive early exit: inference that stops where the network is sure, and what it saves."""
 
 import math
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -54,13 +57,17 @@ class EarlyExit:
         which compares the entropy where this compares the confidence.
     """
 
-    def __init__(self, sections, threshold, head, whole):
+    def __init__(
+        self, sections: Sequence[keras.Model], threshold: float, head: str, whole: keras.Model
+    ) -> None:
         self.sections = list(sections)
         self.threshold = _checks.non_negative("threshold", threshold)
         self.head = _checks.one_of("head", head, (LOGITS, SOFTMAX, SIGMOID))
         self.whole = whole
 
-    def predict(self, x, threshold=None, batch_size=32):
+    def predict(
+        self, x: Any, threshold: float | None = None, batch_size: int = 32
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Predicts, each sample at the first exit that is sure of it.
 
         Args:
@@ -107,7 +114,9 @@ class EarlyExit:
                 run(stage, *waiting[stage])
         return np.stack(predictions), exits
 
-    def accuracy_compute_curve(self, x, y, thresholds, batch_size=32):
+    def accuracy_compute_curve(
+        self, x: Any, y: Any, thresholds: Iterable[float], batch_size: int = 32
+    ) -> list[dict[str, Any]]:
         """What each threshold gives: accuracy against computation.
 
         All exits run once on all samples; each threshold is then a matter of counting.
@@ -150,7 +159,7 @@ class EarlyExit:
         return rows
 
     @property
-    def compute(self):
+    def compute(self) -> list[float]:
         """Multiply-adds of a sample that leaves at each exit, relative to the whole network.
 
         The heads of all exits up to there are counted, so that the deepest costs more than 1.
@@ -158,7 +167,7 @@ class EarlyExit:
         own = np.cumsum([multiply_adds(section) for section in self.sections])
         return [float(cost) for cost in own / multiply_adds(self.whole)]
 
-    def confidence(self, predictions):
+    def confidence(self, predictions: np.ndarray) -> np.ndarray:
         """The confidence of each row of predictions, from 0 to 1.
 
         Args:

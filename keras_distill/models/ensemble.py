@@ -1,5 +1,11 @@
 """An ensemble of networks as one model: a teacher, and the object of Allen-Zhu and Li."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+
 import keras
 from keras import ops
 
@@ -7,16 +13,24 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import OptimizerLike
+from keras_distill._types import PathLike
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import DistillationModel
-from keras_distill.models.base import Outputs
-from keras_distill.models.base import batch_size
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
+from keras_distill.models.network import NetworkOutputs
 from keras_distill.models.network import keep_mask
 from keras_distill.models.network import logits_from
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import batch_size
 from keras_distill.models.per_network import PerNetworkOptimizer
 from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_separate
@@ -62,15 +76,15 @@ class EnsembleTeacher(DistillationModel):
 
     def __init__(
         self,
-        members,
-        average="probabilities",
-        weights=None,
-        objective="independent",
-        activation=None,
-        members_from_logits=None,
-        name="ensemble_teacher",
-        **kwargs,
-    ):
+        members: Sequence[keras.Model],
+        average: str = "probabilities",
+        weights: Sequence[float] | Callable[..., Tensor] | None = None,
+        objective: str = "independent",
+        activation: str | None = None,
+        members_from_logits: bool | None = None,
+        name: str = "ensemble_teacher",
+        **kwargs: Any,
+    ) -> None:
         members = list(members)
         if len(members) < 2:
             raise ValueError(_checks.message("at least two `members`", "members", members))
@@ -111,13 +125,17 @@ class EnsembleTeacher(DistillationModel):
 
     # Averaging.
 
-    def member_outputs(self, inputs, training=False):
+    def member_outputs(
+        self, inputs: Structure, training: bool = False
+    ) -> tuple[list[list[Tensor]], Structure, Tensor]:
         """One forward of each member; returns what `gathered` does."""
         self._settle(inputs)
         outputs = [network(inputs, training=training) for network in self._networks]
         return self.gathered(inputs, outputs, [network.heads for network in self._networks])
 
-    def gathered(self, inputs, outputs, heads):
+    def gathered(
+        self, inputs: Structure, outputs: Sequence[NetworkOutputs], heads: Sequence[Sequence[str]]
+    ) -> tuple[list[list[Tensor]], Structure, Tensor]:
         """The members' outputs, ready to be averaged.
 
         Args:
@@ -156,7 +174,13 @@ class EnsembleTeacher(DistillationModel):
         weights = weights / ops.sum(weights, axis=-1, keepdims=True)
         return ops.log(ops.maximum(weights, 1e-37))
 
-    def combine(self, member_logits, log_weights, temperature=1.0, activation=SOFTMAX):
+    def combine(
+        self,
+        member_logits: Sequence[Tensor],
+        log_weights: Tensor,
+        temperature: Scalar = 1.0,
+        activation: str = SOFTMAX,
+    ) -> Tensor:
         """Values whose softmax (or sigmoid) at `temperature` is the weighted ensemble.
 
         Args:
@@ -185,7 +209,7 @@ class EnsembleTeacher(DistillationModel):
             mean = ops.logsumexp(log_weights + ops.log_softmax(tempered, axis=-1), axis=0)
         return mean * ops.cast(temperature, mean.dtype)
 
-    def activation_of(self, index, units):
+    def activation_of(self, index: int, units: int) -> str:
         """Returns "softmax" or "sigmoid", for output `index`."""
         if self.activation is not None:
             return self.activation
@@ -194,7 +218,7 @@ class EnsembleTeacher(DistillationModel):
         known = [n.heads[index] for n in self._networks if len(n.heads) > index]
         return SIGMOID if SIGMOID in known else SOFTMAX
 
-    def soft_outputs(self, x, temperature=1.0):
+    def soft_outputs(self, x: Any, temperature: float = 1.0) -> Structure:
         """The ensemble at a temperature: `T * log sum_k w_k softmax(z_k / T)`.
 
         Args:
@@ -222,18 +246,20 @@ class EnsembleTeacher(DistillationModel):
     # The wrapper's parts.
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str] | None:
         """The first member's: see `DistillationModel.output_names`."""
         return getattr(self.members[0], "output_names", None)
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         return self._packed(*self.member_outputs(inputs))
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         scores, structure, log_weights = self.member_outputs(inputs, training)
         return Outputs(self._packed(scores, structure, log_weights), (scores, structure))
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         if self.objective == "average":
             return super().training_label_loss(labels, outputs, sample_weight)
         if self._compile_loss is None:
@@ -247,16 +273,23 @@ class EnsembleTeacher(DistillationModel):
             total = total + loss
         return total
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         return []
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         heads = [LOGITS] * max(len(network.heads) for network in self._networks)
         outputs = getattr(self.members[0], "output", None)
         keys = label_rules.output_keys(outputs, self.output_names)
         label_rules.check_heads(loss, heads, role="ensemble", keys=keys)
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+    def compile(
+        self,
+        optimizer: OptimizerLike | Sequence[OptimizerLike] = "rmsprop",
+        loss: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`, for one network that returns logits.
 
         Args:
@@ -268,18 +301,18 @@ class EnsembleTeacher(DistillationModel):
             optimizer = PerNetworkOptimizer.for_networks(optimizer, self.members)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         for member, name in zip(self.members, self.member_names):
             check_inputs(member, f"member {name}", shapes_of_inputs(x))
         self._settle_from(x)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`: `loss` and metrics are the ensemble's."""
         self._settle_from(x)
         return super().evaluate(x, y, *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.predict`."""
         self._settle_from(x)
         return super().predict(x, *args, **kwargs)
@@ -306,7 +339,7 @@ class EnsembleTeacher(DistillationModel):
             network.settle(inputs)
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """A functional model of the whole ensemble."""
         if not all(has_graph(member) for member in self.members):
             return self
@@ -315,7 +348,7 @@ class EnsembleTeacher(DistillationModel):
         packed = fresh[0] if len(fresh) == 1 else fresh
         return keras.Model(packed, self(packed), name=self.name)
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
+    def export(self, filepath: PathLike, format: str = "tf_saved_model", **kwargs: Any) -> Any:
         """As `keras.Model.export`, of the ensemble."""
         model = self.inference_model
         if model is self:
@@ -324,7 +357,7 @@ class EnsembleTeacher(DistillationModel):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         config.pop("dtype", None)
         return {
@@ -339,7 +372,7 @@ class EnsembleTeacher(DistillationModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
         return cls(**_keras.arguments_of(config, custom_objects))
 
 

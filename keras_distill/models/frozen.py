@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,6 +12,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._files import written_beside
+from keras_distill._types import PathLike
 
 
 class FrozenNetworks(keras.Model):
@@ -24,12 +27,12 @@ class FrozenNetworks(keras.Model):
             the training (an average of the student): weights files hold them.
     """
 
-    frozen_attributes = ()
-    saved_attributes = ()
+    frozen_attributes: tuple[str, ...] = ()
+    saved_attributes: tuple[str, ...] = ()
     _hides_frozen = False
 
     @property
-    def frozen_variables(self):
+    def frozen_variables(self) -> list[keras.Variable]:
         """Variables of the frozen networks that weights files leave out."""
         return self._variables_of(self.frozen_attributes)
 
@@ -43,22 +46,22 @@ class FrozenNetworks(keras.Model):
         return {id(variable) for variable in self._variables_of(attributes)}
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> list[keras.Variable]:
         frozen = self._ids_without_gradient
         return [v for v in super().trainable_variables if id(v) not in frozen]
 
     @property
-    def non_trainable_variables(self):
+    def non_trainable_variables(self) -> list[keras.Variable]:
         trained = {id(variable) for variable in self.trainable_variables}
         return [v for v in self.variables if id(v) not in trained]
 
     @property
-    def trainable_weights(self):
+    def trainable_weights(self) -> list[keras.Variable]:
         frozen = self._ids_without_gradient
         return [v for v in super().trainable_weights if id(v) not in frozen]
 
     @property
-    def non_trainable_weights(self):
+    def non_trainable_weights(self) -> list[keras.Variable]:
         trained = {id(variable) for variable in self.trainable_weights}
         return [v for v in self.weights if id(v) not in trained]
 
@@ -82,13 +85,13 @@ class FrozenNetworks(keras.Model):
     def _own_variables(self):
         return {v.name: v for v in self._trainable_variables + self._non_trainable_variables}
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         for name, variable in self._own_variables.items():
             store[name] = variable
         for i, state in enumerate(self._seed_states):
             store[f"seed_{i}"] = ops.convert_to_numpy(state)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         # Own variables (a step counter on JAX) and seeds may be missing: another backend's file.
         for name, variable in self._own_variables.items():
             if name in store.keys():
@@ -98,7 +101,7 @@ class FrozenNetworks(keras.Model):
                 state.assign(store[f"seed_{i}"])
 
     @contextlib.contextmanager
-    def without_frozen(self):
+    def without_frozen(self) -> Iterator[None]:
         """Inside, the saver and `get_config` see no frozen network."""
         before, self._hides_frozen = self._hides_frozen, True
         try:
@@ -106,7 +109,7 @@ class FrozenNetworks(keras.Model):
         finally:
             self._hides_frozen = before
 
-    def save_weights(self, filepath, **kwargs):
+    def save_weights(self, filepath: PathLike, **kwargs: Any) -> None:
         """As `keras.Model.save_weights`; the frozen networks are left out."""
         target = pathlib.Path(filepath)
         if not target.name.endswith((".weights.h5", ".weights.json")):
@@ -124,7 +127,7 @@ class FrozenNetworks(keras.Model):
                 if shard.name != target.name:
                     shard.replace(target.with_name(shard.name))
 
-    def load_weights(self, filepath, **kwargs):
+    def load_weights(self, filepath: PathLike, **kwargs: Any) -> None:
         """As `keras.Model.load_weights`; the frozen networks stay as they are."""
         if not os.path.isfile(filepath):
             raise ValueError(
@@ -141,7 +144,7 @@ class FrozenNetworks(keras.Model):
                 + f" It is corrupt, or of another model ({reason})."
             ) from error
 
-    def save(self, filepath, include_teacher=True, **kwargs):
+    def save(self, filepath: PathLike, include_teacher: bool = True, **kwargs: Any) -> None:
         """As `keras.Model.save`, written beside and renamed, with all that `fit` needs.
 
         Args:
@@ -161,7 +164,7 @@ class FrozenNetworks(keras.Model):
                 with self.without_frozen():
                     super().save(temporary, **kwargs)
 
-    def export(self, filepath, format="tf_saved_model", **kwargs):
+    def export(self, filepath: PathLike, format: str = "tf_saved_model", **kwargs: Any) -> Any:
         """As `keras.Model.export`, of the inference model alone."""
         return self.inference_model.export(filepath, format=format, **kwargs)
 

@@ -5,6 +5,8 @@ import json
 import math
 import random
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +14,13 @@ from keras import ops
 
 from keras_distill import _checks
 from keras_distill import distribution
-from keras_distill.models.base import Outputs
+from keras_distill._types import Config
+from keras_distill._types import Logs
+from keras_distill._types import OptimizerLike
+from keras_distill._types import Structure
 from keras_distill.models.network import Network
 from keras_distill.models.network import fresh_copy
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.student import StudentModel
 
 
@@ -54,15 +60,15 @@ class Generations(StudentModel):
 
     def __init__(
         self,
-        student,
-        term_names,
-        generations,
-        seed=None,
-        restore_best=None,
-        best_mode=None,
-        student_from_logits=None,
-        **kwargs,
-    ):
+        student: keras.Model,
+        term_names: Sequence[str],
+        generations: int,
+        seed: int | None = None,
+        restore_best: str | None = None,
+        best_mode: str | None = None,
+        student_from_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(student, term_names, student_from_logits=student_from_logits, **kwargs)
         self.rounds = generations + 1
         self.seed = self._drawn_seed() if seed is None and generations else seed
@@ -117,11 +123,11 @@ class Generations(StudentModel):
     # Generations.
 
     @property
-    def generation(self):
+    def generation(self) -> int:
         """Which generation the student is of, from 0."""
         return int(ops.convert_to_numpy(self._generation)) if self.earlier else 0
 
-    def trained_generations(self):
+    def trained_generations(self) -> list[keras.Model]:
         """The networks so far, generation 0 first; the last one is the student.
 
         They are the wrapper's own, not copies: a further `fit` changes them.
@@ -130,7 +136,7 @@ class Generations(StudentModel):
             return [self.student]
         return [*self.earlier.networks[self.rounds - 1 - self.generation :], self.student]
 
-    def begin_generation(self, generation):
+    def begin_generation(self, generation: int) -> None:
         """Makes the student a teacher, and starts the next generation in its place.
 
         Args:
@@ -170,7 +176,7 @@ class Generations(StudentModel):
             self.make_train_function(force=True)
         self.test_function = None
 
-    def note_epoch(self, logs):
+    def note_epoch(self, logs: Logs) -> None:
         """Keeps the student's weights where `restore_best` says that this epoch is the best."""
         if self.best is None:
             return
@@ -187,7 +193,7 @@ class Generations(StudentModel):
             self._best_value.assign(value)
             self.best.networks[0].set_weights(self.student.get_weights())
 
-    def keep_best(self):
+    def keep_best(self) -> None:
         """Gives the student the weights of its generation's best epoch, where one is kept."""
         if self.best is None or math.isinf(float(ops.convert_to_numpy(self._best_value))):
             return
@@ -196,15 +202,15 @@ class Generations(StudentModel):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        initial_epoch=0,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        initial_epoch: int = 0,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`, for all generations, one after another.
 
         Args:
@@ -249,13 +255,13 @@ class Generations(StudentModel):
             initial_epoch = following * epochs
         return follow.told(history, self.rounds)
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         self._follow_generation()
 
     # Forward.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         student = self._student_network(inputs, training=training)
         if not self._distils:
             return Outputs(student.prediction, None)
@@ -263,13 +269,15 @@ class Generations(StudentModel):
 
     # Compiling and saving.
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+    def compile(
+        self, optimizer: OptimizerLike = "rmsprop", loss: Any = None, **kwargs: Any
+    ) -> None:
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if self.earlier:
             # As text: Keras would track a dict, and takes a LossScaleOptimizer's apart.
             self._optimizer_config = json.dumps(keras.optimizers.serialize(self.optimizer))
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         if self.earlier and loss is None:
             raise ValueError(
                 _checks.message(
@@ -278,14 +286,14 @@ class Generations(StudentModel):
             )
         super().check_label_loss(loss)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> Config:
         config = super().get_compile_config()
         if config and self._optimizer_config is not None:
             # The optimizer as compiled: its present state is in the file's variables.
             config["optimizer"] = json.loads(self._optimizer_config)
         return config
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = {**super().get_config(), "seed": self.seed}
         return {**config, "restore_best": self.restore_best, "best_mode": self.best_mode}
 

@@ -8,7 +8,10 @@ from keras import ops
 
 from keras_distill import _keras
 from keras_distill import distribution
-from keras_distill.models.base import Outputs
+from keras_distill.models.outputs import Outputs
+
+ELEMENT = "((x_last, x_new), (y_last, y_new), (w_last, w_new))"
+MAKE_ONE = "Make the data set with keras_distill.data.overlap_batches(...), or fit on arrays."
 
 
 class Halves(NamedTuple):
@@ -29,6 +32,17 @@ class Halves(NamedTuple):
     is_cached: Any
     new_logits: Any = None
     other_logits: Any = None
+
+
+def rows_a_replica(halves, replicas):
+    """The samples that each of so many replicas has of each half; raises unless all are alike."""
+    rows = [keras.tree.flatten(half)[0].shape[0] for half in halves]
+    if rows[0] is None or rows[0] != rows[1] or rows[0] % replicas:
+        raise ValueError(
+            f"Expected halves of one known size that divides by the {replicas} replicas. "
+            f"Received: {rows[0]} and {rows[1]} samples. {MAKE_ONE}"
+        )
+    return rows[0] // replicas
 
 
 class LogitCache:

@@ -1,17 +1,24 @@
 """Mean teacher: the student agrees with the moving average of its own weights."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
-from keras_distill.models.base import Outputs
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import Network
 from keras_distill.models.network import fresh_copy
 from keras_distill.models.network import keep_mask
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.student import StudentModel
 from keras_distill.schedules import number_or_schedule
 from keras_distill.schedules import value_at
@@ -74,15 +81,15 @@ class MeanTeacher(StudentModel):
 
     def __init__(
         self,
-        student,
-        decay=0.999,
-        weight=10.0,
-        consistency="mse",
-        teacher_training=False,
-        student_from_logits=None,
-        name="mean_teacher",
-        **kwargs,
-    ):
+        student: keras.Model,
+        decay: float = 0.999,
+        weight: NumberOrSchedule = 10.0,
+        consistency: str = "mse",
+        teacher_training: bool = False,
+        student_from_logits: bool | None = None,
+        name: str = "mean_teacher",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             student,
             term_names=[_CONSISTENCY],
@@ -116,14 +123,14 @@ class MeanTeacher(StudentModel):
         )
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """The averaged network."""
         return self.averaged
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         return self.averaged(self.own_inputs(inputs), training=False)
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         views = self.views(inputs)
         student = self._student_network(views[0], training=training)
         averaged = self._averaged_network(views[-1], training=training)
@@ -132,7 +139,9 @@ class MeanTeacher(StudentModel):
         shown = student if training else averaged
         return Outputs(shown.prediction, (self.logits(averaged), self.logits(student)))
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         averaged, student = outputs.terms
         if self.consistency == "kl":
             value = self.soft_value(averaged, student, sample_weight=sample_weight)
@@ -154,7 +163,7 @@ class MeanTeacher(StudentModel):
 
     # The average.
 
-    def after_update(self):
+    def after_update(self) -> None:
         """Moves the average, where the optimizer has moved the weights."""
         step = ops.cast(self.optimizer.iterations, "int32")
         moved = ops.logical_and(step > 0, ops.not_equal(step, self._seen_step))
@@ -181,7 +190,7 @@ class MeanTeacher(StudentModel):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "decay": self.decay,

@@ -1,27 +1,38 @@
 """Deep mutual learning: a cohort of students that teach each other."""
 
-import warnings
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
 
 import keras
 
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import distribution
+from keras_distill._types import Config
+from keras_distill._types import Logs
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import OptimizerLike
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models import cohort_metrics
 from keras_distill.models import cohort_step
 from keras_distill.models import labels as label_rules
 from keras_distill.models import mimicry
 from keras_distill.models import placement
 from keras_distill.models.base import DistillationModel
-from keras_distill.models.base import Outputs
-from keras_distill.models.base import as_targets
-from keras_distill.models.base import batch_size
 from keras_distill.models.cohort import ENSEMBLE
 from keras_distill.models.cohort import Cohort
 from keras_distill.models.cohort import checked_students
+from keras_distill.models.cohort import policy_of_students
 from keras_distill.models.ensemble import EnsembleTeacher
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import as_targets
+from keras_distill.models.outputs import batch_size
 from keras_distill.models.per_network import PerNetworkOptimizer
-from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.schedules import number_or_schedule
 from keras_distill.schedules import value_at
@@ -88,19 +99,19 @@ class MutualLearner(DistillationModel):
 
     def __init__(
         self,
-        students,
-        temperature=1.0,
-        weight=1.0,
-        peers="each",
-        reduce="mean",
-        update="simultaneous",
-        devices=None,
-        students_from_logits=None,
-        name="mutual_learner",
-        **kwargs,
-    ):
+        students: Sequence[keras.Model],
+        temperature: NumberOrSchedule = 1.0,
+        weight: NumberOrSchedule = 1.0,
+        peers: str = "each",
+        reduce: str = "mean",
+        update: str = "simultaneous",
+        devices: Sequence[str] | None = None,
+        students_from_logits: bool | None = None,
+        name: str = "mutual_learner",
+        **kwargs: Any,
+    ) -> None:
         students, names = checked_students(students)
-        kwargs.setdefault("dtype", _policy_of(students))
+        kwargs.setdefault("dtype", policy_of_students(students))
         super().__init__(term_names=[f"{n}_mimicry" for n in names], name=name, **kwargs)
         self.temperature = number_or_schedule("temperature", temperature, _checks.positive)
         self.weight = number_or_schedule("weight", weight)
@@ -120,37 +131,46 @@ class MutualLearner(DistillationModel):
             placement.place(student, device)
         self.built = all(student.built for student in students)
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         return Outputs(*self.cohort.run_all(inputs, training))
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         return self.cohort.run_all(inputs, training=False)[0]
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str] | None:
         """A student's: see `DistillationModel.output_names`."""
         return self.cohort.output_names
 
     # Losses.
 
     @property
-    def current_temperature(self):
+    def current_temperature(self) -> Tensor:
         """T at this step."""
         return value_at(self.temperature, self.step)
 
     @property
-    def current_weight(self):
+    def current_weight(self) -> Tensor:
         """The factor of the mimicry losses at this step."""
         return value_at(self.weight, self.step)
 
-    def peers_seen(self, logits, temperature):
+    def peers_seen(
+        self, logits: Sequence[Sequence[Tensor]], temperature: Scalar
+    ) -> tuple[list[list[Tensor]], list[list[mimicry.Peer]]]:
         """Log-probabilities and `mimicry.Peer`s, each by student and output."""
         log_probs = [
             self.cohort.log_probabilities(k, own, temperature) for k, own in enumerate(logits)
         ]
         return log_probs, [self.cohort.as_peer(k, own) for k, own in enumerate(log_probs)]
 
-    def mimicry(self, index, log_probs, peers, temperature, sample_weight):
+    def mimicry(
+        self,
+        index: int,
+        log_probs: Sequence[Tensor],
+        peers: Sequence[Sequence[mimicry.Peer]],
+        temperature: Scalar,
+        sample_weight: Structure | None,
+    ) -> Tensor:
         """The mimicry loss of a student, summed over its outputs, before its weight.
 
         Args:
@@ -169,7 +189,9 @@ class MutualLearner(DistillationModel):
             total += _keras.call_loss(loss, tuple(target), own, weight, always_reduce=True)
         return total
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         temperature, weight = self.current_temperature, self.current_weight
         log_probs, peers = self.peers_seen(outputs.terms, temperature)
         values = [
@@ -180,7 +202,9 @@ class MutualLearner(DistillationModel):
             (f"{name}_mimicry", value, weight) for name, value in zip(self.student_names, values)
         ]
 
-    def student_label_loss(self, index, labels, predictions, sample_weight):
+    def student_label_loss(
+        self, index: int, labels: Structure, predictions: Structure, sample_weight: Structure | None
+    ) -> Tensor | None:
         """The label loss of one student, which it logs; `None` where there is none."""
         prediction = predictions[self.student_names[index]]
         loss = self.label_loss(labels, prediction, sample_weight)
@@ -194,18 +218,27 @@ class MutualLearner(DistillationModel):
             for k in range(len(self.cohort))
         ]
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         losses = self._label_losses(labels, outputs.prediction, sample_weight)
         return None if self._compile_loss is None else sum(losses)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Structure | None = None,
+        sample_weight: Structure | None = None,
+        training: bool = True,
+    ) -> Tensor:
         """As `DistillationModel.compute_loss`; of plain predictions, the ensemble's."""
         if not isinstance(y_pred, Outputs):
             self._label_losses(as_targets(y).labels, y_pred, sample_weight)
             y_pred = y_pred[ENSEMBLE]
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         """One update of each student: see `update`."""
         if self.update == "simultaneous" and self.devices is None:
             return super().train_step(*args)
@@ -214,8 +247,13 @@ class MutualLearner(DistillationModel):
     # Compilation and logs.
 
     def compile(
-        self, optimizer="rmsprop", loss=None, metrics=None, weighted_metrics=None, **kwargs
-    ):
+        self,
+        optimizer: OptimizerLike | Sequence[OptimizerLike] = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`, for one student.
 
         Args:
@@ -238,14 +276,16 @@ class MutualLearner(DistillationModel):
         )
         self._given_metrics = given
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> Config:
         config = super().get_compile_config()
         return {**config, **self._given_metrics.serialized()} if config else config
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         label_rules.check_heads(loss, self.cohort.heads, keys=self.cohort.output_keys)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Structure, sample_weight: Structure | None = None
+    ) -> dict[str, Tensor]:
         """The compiled metrics of each student and of the ensemble, and the losses."""
         trains = isinstance(y_pred, Outputs)
         if self._compile_metrics is not None:
@@ -274,19 +314,19 @@ class MutualLearner(DistillationModel):
 
     # Data.
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         shapes = self.cohort.networks[0].output_shapes
         label_rules.check_class_ids(self._compiled_loss, y, shapes)
         self.cohort.check_inputs(shapes_of_inputs(x))
         self._settle(x)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`: `loss` is the ensemble's; all students' logs beside it."""
         self._settle(x)
         return super().evaluate(x, y, *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.predict`: a dict by student's name, and "ensemble"."""
         self._settle(x)
         return super().predict(x, *args, **kwargs)
@@ -298,7 +338,9 @@ class MutualLearner(DistillationModel):
 
     # The cohort.
 
-    def best_student(self, metric="val_accuracy", mode=None, logs=None):
+    def best_student(
+        self, metric: str = "val_accuracy", mode: str | None = None, logs: Logs | None = None
+    ) -> keras.Model:
         """The student that does best, as it is now: a plain `keras.Model`.
 
         Args:
@@ -315,16 +357,11 @@ class MutualLearner(DistillationModel):
         _checks.one_of("mode", mode, (None, "max", "min"))
         if logs is not None:
             metric = metric.removeprefix("val_")
-        elif getattr(self, "history", None) is None:
-            raise ValueError(
-                "Expected a cohort that `fit` has trained in this session. Received: one without "
-                "history. Pass logs=cohort.evaluate(x, y, return_dict=True)."
-            )
         else:
-            logs = {name: values[-1] for name, values in self.history.history.items()}
+            logs = cohort_metrics.last_logs(getattr(self, "history", None))
         return self.students[cohort_metrics.index_of_best(self.student_names, metric, logs, mode)]
 
-    def cohort_as_ensemble(self):
+    def cohort_as_ensemble(self) -> EnsembleTeacher:
         """An `EnsembleTeacher` of the students, which it shares: their mean probability."""
         return EnsembleTeacher(
             list(self.students),
@@ -333,13 +370,13 @@ class MutualLearner(DistillationModel):
         )
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """The ensemble of all students; see `cohort_as_ensemble`."""
         return self.cohort_as_ensemble().inference_model
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         config.pop("dtype", None)
         return {
@@ -356,20 +393,6 @@ class MutualLearner(DistillationModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
         config = _keras.arguments_of(config, custom_objects)
-        if not placement.is_known(config["devices"]):
-            warnings.warn(
-                f"The cohort was saved with devices={config['devices']}, which this machine does "
-                "not have: it is loaded without.",
-                stacklevel=2,
-            )
-            config["devices"] = None
-        return cls(**config)
-
-
-def _policy_of(students):
-    """The policy of any student that computes in half precision, else the first's."""
-    policies = [dtype_policy_of(student) for student in students]
-    mixed = [policy for policy in policies if policy.name.startswith("mixed_")]
-    return (mixed or policies)[0]
+        return cls(**{**config, "devices": placement.devices_here(config["devices"])})

@@ -1,10 +1,15 @@
 """The compiled metrics once more for further predictions of a wrapper."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.models import labels as label_rules
-from keras_distill.models.base import Outputs
-from keras_distill.models.base import as_targets
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import as_targets
 from keras_distill.models.student import StudentModel
 
 
@@ -68,15 +73,17 @@ class SeveralPredictions(StudentModel):
 
     _named_metrics = None
 
-    def prediction_names(self):
+    def prediction_names(self) -> list[str]:
         """The names of the further predictions."""
         raise NotImplementedError(f"{type(self).__name__} gives no `prediction_names`.")
 
-    def further_predictions(self, outputs):
+    def further_predictions(self, outputs: Outputs) -> Sequence[Structure]:
         """The further predictions, in the order of their names."""
         raise NotImplementedError(f"{type(self).__name__} gives no `further_predictions`.")
 
-    def compile(self, *args, metrics=None, weighted_metrics=None, **kwargs):
+    def compile(
+        self, *args: Any, metrics: Any = None, weighted_metrics: Any = None, **kwargs: Any
+    ) -> None:
         """As `DistillationModel.compile`; the metrics are copied for each prediction."""
         super().compile(*args, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs)
         self._named_metrics = None
@@ -86,10 +93,12 @@ class SeveralPredictions(StudentModel):
             self._named_metrics = NamedMetrics(kind, metrics, weighted_metrics, names)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         return super().metrics + (self._named_metrics.containers if self._named_metrics else [])
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Structure, sample_weight: Structure | None = None
+    ) -> dict[str, Tensor]:
         labels, named, silent = as_targets(y).labels, self._named_metrics, set()
         if named is not None and labels is not None:
             if isinstance(y_pred, Outputs):

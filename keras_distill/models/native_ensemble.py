@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -11,8 +12,11 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._ops import at_least_float32
-from keras_distill.models.base import Outputs
-from keras_distill.models.base import batch_size
+from keras_distill._types import Config
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models.branches import fresh_branch
 from keras_distill.models.named_metrics import SeveralPredictions
 from keras_distill.models.network import LOGITS
@@ -23,6 +27,8 @@ from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
 from keras_distill.models.network import keep_mask
 from keras_distill.models.network import logits_from
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import batch_size
 from keras_distill.schedules import number_or_schedule
 from keras_distill.schedules import value_at
 from keras_distill.taps import tap
@@ -96,16 +102,16 @@ class NativeEnsemble(SeveralPredictions):
 
     def __init__(
         self,
-        model,
-        branch_at,
-        branches=3,
-        temperature=3.0,
-        weight=1.0,
-        gate=None,
-        student_from_logits=None,
-        name="native_ensemble",
-        **kwargs,
-    ):
+        model: keras.Model,
+        branch_at: str,
+        branches: int = 3,
+        temperature: float = 3.0,
+        weight: NumberOrSchedule = 1.0,
+        gate: keras.layers.Layer | None = None,
+        student_from_logits: bool | None = None,
+        name: str = "native_ensemble",
+        **kwargs: Any,
+    ) -> None:
         _checks.instance("model", model, keras.Model, "a keras.Model")
         _checks.instance("branch_at", branch_at, str, "the path of a layer")
         if _checks.positive_integer("branches", branches) < 2:
@@ -136,7 +142,7 @@ class NativeEnsemble(SeveralPredictions):
 
     # Forward.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         first = self._student_network(self.own_inputs(inputs), training=training)
         shared = first.features[0]
         with _mask_passed_on():
@@ -159,14 +165,16 @@ class NativeEnsemble(SeveralPredictions):
             values.append(keep_mask(_activated(value, kind), value))
         return keras.tree.pack_sequence_as(like, values)
 
-    def kind_of(self, index, units):
+    def kind_of(self, index: int, units: int) -> str:
         """What the model returns as output `index`: "logits", "softmax" or "sigmoid" values."""
         head = self._student_network.heads[index]
         return LOGITS if head in (LOGITS, OPEN) else self.activation_of(index, units)
 
     # Losses.
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         if self._compile_loss is None:
             return None
         total = 0.0
@@ -176,7 +184,9 @@ class NativeEnsemble(SeveralPredictions):
             total = total + loss
         return total
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         terms = outputs.terms
         value = sum(
             self.soft_value(terms.ensemble, logits, self.temperature, sample_weight)
@@ -186,13 +196,13 @@ class NativeEnsemble(SeveralPredictions):
 
     # The compiled metrics, once more of the ensemble.
 
-    def prediction_names(self):
+    def prediction_names(self) -> list[str]:
         return ["ensemble"] if len(self._student_network.heads) == 1 else []
 
-    def further_predictions(self, outputs):
+    def further_predictions(self, outputs: Outputs) -> Sequence[Structure]:
         return outputs.terms.predictions[-1:]
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         if self._compiled_loss is None:
             raise ValueError(
@@ -202,7 +212,7 @@ class NativeEnsemble(SeveralPredictions):
 
     # The whole as one model.
 
-    def gated_ensemble(self, name="gated_ensemble"):
+    def gated_ensemble(self, name: str = "gated_ensemble") -> keras.Model:
         """A plain `keras.Model` of all branches and the gate, which shares their variables.
 
         It returns what the model returns: probabilities where that ends in a softmax or a
@@ -227,7 +237,7 @@ class NativeEnsemble(SeveralPredictions):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         config["model"] = config.pop("student")
         return {

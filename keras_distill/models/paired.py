@@ -1,9 +1,16 @@
 """The base of the wrappers that train one student on pairs of inputs."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill._types import Config
+from keras_distill._types import NumberOrSchedule
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.models.student import StudentModel
 from keras_distill.models.wiring import shapes_of_inputs
 from keras_distill.schedules import number_or_schedule
@@ -26,21 +33,29 @@ class PairedStudent(StudentModel):
         **kwargs: As in `StudentModel`.
     """
 
-    pair_source = None
+    pair_source: str | None = None
 
-    def __init__(self, student, temperature, weight, **kwargs):
+    def __init__(
+        self,
+        student: keras.Model,
+        temperature: NumberOrSchedule,
+        weight: NumberOrSchedule,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(student, **kwargs)
         self.temperature = number_or_schedule("temperature", temperature, _checks.positive)
         self.weight = number_or_schedule("weight", weight)
 
-    def pair(self, inputs, training):
+    def pair(self, inputs: Structure, training: bool) -> tuple[Structure, Structure | None]:
         """`(x, other)`; `other` is `None` for a plain batch of `evaluate`."""
         views = self.views(inputs)
         if training:
             self._check_pair(views)
         return views if len(views) == 2 else (views[0], None)
 
-    def soft_term(self, targets, logits, sample_weight):
+    def soft_term(
+        self, targets: Sequence[Tensor], logits: Sequence[Tensor], sample_weight: Structure | None
+    ) -> Tensor:
         """`soft_value` at this step's temperature."""
         return self.soft_value(targets, logits, self._current(self.temperature), sample_weight)
 
@@ -48,12 +63,14 @@ class PairedStudent(StudentModel):
         """A schedule's value at this step; a number as it is."""
         return value_at(value, self.step) if callable(value) else value
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`, on pairs."""
         self._check_pairs_of(x)
         return super().fit(x, y, *args, **kwargs)
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, on a pair."""
         self._check_pairs_of(x)
         return super().train_on_batch(x, y, *args, **kwargs)
@@ -74,7 +91,7 @@ class PairedStudent(StudentModel):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "temperature": _keras.serialized(self.temperature),

@@ -1,6 +1,7 @@
 """Networks on devices of their own. TensorFlow only."""
 
 import contextlib
+import warnings
 
 import keras
 
@@ -45,6 +46,18 @@ def is_known(devices):
 
     known = {_short(device.name) for device in tf.config.list_logical_devices()}
     return {_short(device) for device in devices} <= known
+
+
+def devices_here(devices):
+    """The devices of a saved cohort; `None`, with a warning, where this machine lacks them."""
+    if is_known(devices):
+        return devices
+    warnings.warn(
+        f"The cohort was saved with devices={devices}, which this machine does not have: it is "
+        "loaded without.",
+        stacklevel=3,
+    )
+    return None
 
 
 def _short(name):

@@ -1,5 +1,7 @@
 """PS-KD: the student's own predictions of the epoch before soften its labels."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,16 +10,19 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.data.pipeline import class_weights
 from keras_distill.data.pipeline import on_host
 from keras_distill.data.targets import Targets
 from keras_distill.models import labels as label_rules
 from keras_distill.models import sample_ids
-from keras_distill.models.base import Outputs
-from keras_distill.models.base import as_targets
 from keras_distill.models.label_targets import label_targets
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
+from keras_distill.models.outputs import Outputs
+from keras_distill.models.outputs import as_targets
 from keras_distill.models.prediction_table import PredictionTable
 from keras_distill.models.prediction_table import check_storage
 from keras_distill.models.student import StudentModel
@@ -79,17 +84,17 @@ class ProgressiveDistiller(StudentModel):
 
     def __init__(
         self,
-        student,
-        samples,
-        alpha=0.8,
-        epochs=None,
-        table="float32",
+        student: keras.Model,
+        samples: int,
+        alpha: float = 0.8,
+        epochs: int | None = None,
+        table: str | int = "float32",
         *,
-        classes=None,
-        student_from_logits=None,
-        name="progressive_distiller",
-        **kwargs,
-    ):
+        classes: int | None = None,
+        student_from_logits: bool | None = None,
+        name: str = "progressive_distiller",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             student,
             ["past_predictions"],
@@ -132,7 +137,7 @@ class ProgressiveDistiller(StudentModel):
 
     # Epochs.
 
-    def set_epoch(self, epoch, epochs=None):
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """Sets the share of the past predictions: `fit` does so at the start of each epoch.
 
         Args:
@@ -150,14 +155,14 @@ class ProgressiveDistiller(StudentModel):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`; on arrays it gives each sample its position as id."""
         if sample_ids.are_arrays(x):
             if kwargs.get("class_weight"):
@@ -177,7 +182,7 @@ class ProgressiveDistiller(StudentModel):
             **kwargs,
         )
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`, on `Targets` with ids, after `set_epoch`."""
         if not self._knows_epoch:
             raise ValueError(
@@ -206,10 +211,10 @@ class ProgressiveDistiller(StudentModel):
                 "number of training samples as `samples`."
             )
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, as_targets(y).labels)
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         if loss is None:
             raise ValueError(
                 _checks.message(
@@ -223,11 +228,13 @@ class ProgressiveDistiller(StudentModel):
 
     # The term.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         student = self._student_network(inputs, training=training)
         return Outputs(student.prediction, student if training else None)
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         sample_ids.require(targets, "the table")
         ids = targets["ids"]
         logits = self.logits(outputs.terms)
@@ -261,7 +268,7 @@ class ProgressiveDistiller(StudentModel):
             flat[i] = ops.where(written, ops.maximum(y, ops.zeros_like(y)), y)
         return keras.tree.pack_sequence_as(prediction, flat) if len(flat) > 1 else flat[0]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         names = "samples alpha epochs table classes"
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 

@@ -1,20 +1,29 @@
 """SimKD: the student takes over its teacher's classifier."""
 
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
+
 import keras
 from keras import layers
 
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import taps
+from keras_distill._types import Config
+from keras_distill._types import PathLike
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.connectors import Resize
+from keras_distill.data.targets import Targets
 from keras_distill.losses._maps import matched_maps
 from keras_distill.losses.feature import Hint
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import DistillationModel
-from keras_distill.models.base import Outputs
 from keras_distill.models.exits import find_deepest
 from keras_distill.models.labels import per_sample
 from keras_distill.models.network import Network
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.sections import section
 from keras_distill.models.wiring import check_inputs
 from keras_distill.models.wiring import check_separate
@@ -72,19 +81,19 @@ class ReusedClassifierDistiller(DistillationModel):
 
     def __init__(
         self,
-        teacher,
-        student,
-        teacher_layer=None,
-        student_layer=None,
-        reduction=2,
-        weight=1.0,
-        student_loss_weight=0.0,
+        teacher: keras.Model,
+        student: keras.Model,
+        teacher_layer: str | None = None,
+        student_layer: str | None = None,
+        reduction: int = 2,
+        weight: float = 1.0,
+        student_loss_weight: float = 0.0,
         *,
-        batch_norm=True,
-        teacher_dtype=None,
-        name="reused_classifier_distiller",
-        **kwargs,
-    ):
+        batch_norm: bool = True,
+        teacher_dtype: str | None = None,
+        name: str = "reused_classifier_distiller",
+        **kwargs: Any,
+    ) -> None:
         for role, model in (("teacher", teacher), ("student", student)):
             _checks.instance(role, model, keras.Model, "a keras.Model")
         check_separate(teacher, student)
@@ -144,27 +153,29 @@ class ReusedClassifierDistiller(DistillationModel):
         return keras.Model(inputs, x, name="projector")
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """The student's body, the projector and the teacher's classifier, a functional model."""
         return self._parts.whole
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str] | None:
         """The teacher's: see `DistillationModel.output_names`."""
         return self.teacher.output_names
 
     # Forward and term.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         teacher = self._teacher_network(inputs)
         features = self.projector(self.body(inputs, training=training), training=training)
         prediction = self._parts.classifier(features, training=False)
         return Outputs(prediction, (teacher.features[0], features))
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         return self._parts.whole(inputs, training=False)
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         pair = matched_maps(*outputs.terms)
         weight = per_sample(label_rules.by_output(sample_weight, 1)[0])
         value = _keras.call_loss(self._parts.loss, *pair, weight, always_reduce=True)
@@ -172,10 +183,10 @@ class ReusedClassifierDistiller(DistillationModel):
 
     # Checks.
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         label_rules.check_heads(loss, self._teacher_network.heads, role="teacher")
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         label_rules.check_class_ids(self._compiled_loss, y, self._teacher_network.output_shapes)
         shapes = shapes_of_inputs(x)
@@ -184,7 +195,7 @@ class ReusedClassifierDistiller(DistillationModel):
 
     # Saving.
 
-    def save(self, filepath, include_teacher=True, **kwargs):
+    def save(self, filepath: PathLike, include_teacher: bool = True, **kwargs: Any) -> None:
         """As `keras.Model.save`, always with the teacher: its classifier is a part."""
         if not include_teacher:
             raise ValueError(
@@ -193,7 +204,7 @@ class ReusedClassifierDistiller(DistillationModel):
             )
         super().save(filepath, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         config.pop("dtype", None)
         return {
@@ -211,7 +222,7 @@ class ReusedClassifierDistiller(DistillationModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
         return cls(**_keras.arguments_of(config, custom_objects))
 
 

@@ -1,6 +1,8 @@
 """Be Your Own Teacher: exits inside a network that learn from its deepest one."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
@@ -9,9 +11,12 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models import exits as exit_heads
 from keras_distill.models import labels as label_rules
-from keras_distill.models.base import Outputs
 from keras_distill.models.early_exit import EarlyExit
 from keras_distill.models.exit_terms import FEATURE_LOSSES
 from keras_distill.models.exit_terms import feature_distance
@@ -20,6 +25,7 @@ from keras_distill.models.labels import per_sample
 from keras_distill.models.named_metrics import SeveralPredictions
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.terms import zero_masked
 from keras_distill.models.wiring import dtype_policy_of
 from keras_distill.models.wiring import unique_names
@@ -104,23 +110,23 @@ class SelfDistiller(SeveralPredictions):
 
     def __init__(
         self,
-        model,
-        exits,
-        temperature=3.0,
-        alpha=0.3,
-        feature_weight=0.03,
-        feature_loss="mse",
-        preset=None,
+        model: keras.Model,
+        exits: Sequence[str],
+        temperature: float = 3.0,
+        alpha: float = 0.3,
+        feature_weight: float = 0.03,
+        feature_loss: str = "mse",
+        preset: str | None = None,
         *,
-        scale_t2=None,
-        soft_loss=None,
-        adapt=None,
-        attention=None,
-        feature_exits=None,
-        batch_norm=True,
-        name="self_distiller",
-        **kwargs,
-    ):
+        scale_t2: bool | None = None,
+        soft_loss: str | None = None,
+        adapt: bool | None = None,
+        attention: bool | None = None,
+        feature_exits: Sequence[int] | None = None,
+        batch_norm: bool = True,
+        name: str = "self_distiller",
+        **kwargs: Any,
+    ) -> None:
         _checks.instance("model", model, keras.Model, "a keras.Model")
         deepest = exit_heads.find_deepest(model)
         exits = exit_heads.check_exits(model, exits, deepest)
@@ -197,7 +203,7 @@ class SelfDistiller(SeveralPredictions):
 
     # Forward.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         outputs = self._student_network(self.own_inputs(inputs), training=training)
         *maps, target = outputs.features
         target = target[self._deepest.position] if isinstance(target, list) else target
@@ -221,7 +227,9 @@ class SelfDistiller(SeveralPredictions):
 
     # Terms.
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         deepest, logits, target, features = outputs.terms
         features = dict(zip(self.feature_exits, features))
         weight = per_sample(label_rules.by_output(sample_weight, 1)[0])
@@ -250,16 +258,18 @@ class SelfDistiller(SeveralPredictions):
 
     # Metrics of each exit.
 
-    def prediction_names(self):
+    def prediction_names(self) -> list[str]:
         return [f"exit_{i}" for i in range(len(self.exits))] + ["ensemble"]
 
-    def further_predictions(self, outputs):
+    def further_predictions(self, outputs: Outputs) -> Sequence[Structure]:
         """Those of the exits before the deepest, and of the ensemble of all."""
         deepest, logits, _, _ = outputs.terms
         mean = sum(at_least_float32(z) for z in [deepest, *logits]) / (1 + len(logits))
         return [self._prediction(z) for z in [*logits, mean]]
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Structure, sample_weight: Structure | None = None
+    ) -> dict[str, Tensor]:
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         if self._compile_loss is None:
             for i in range(len(self.exits)):
@@ -268,7 +278,7 @@ class SelfDistiller(SeveralPredictions):
 
     # The exits as models.
 
-    def exit(self, index):
+    def exit(self, index: int) -> keras.Model:
         """The network up to one exit, as a plain functional model of inputs -> predictions.
 
         It shares the weights, holds no layer that the exit does not need, and its predictions
@@ -288,7 +298,7 @@ class SelfDistiller(SeveralPredictions):
         heads = self.bottlenecks[index], self.classifiers[index]
         return exit_heads.exit_model(self.student, self.exits[index], *heads, self._head)
 
-    def ensemble(self):
+    def ensemble(self) -> keras.Model:
         """The mean of the logits of all exits, the deepest included, as a plain model.
 
         A model that ends in a softmax or sigmoid gives that of the mean.
@@ -299,7 +309,7 @@ class SelfDistiller(SeveralPredictions):
         heads = self.bottlenecks, self.classifiers
         return exit_heads.ensemble_model(self.student, self.exits, *heads, self._head)
 
-    def early_exit(self, threshold=0.9):
+    def early_exit(self, threshold: float = 0.9) -> EarlyExit:
         """Inference that stops, for each sample, at the first exit that is sure of it.
 
         Args:
@@ -317,7 +327,7 @@ class SelfDistiller(SeveralPredictions):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         model = config.pop("student")
         del config["student_from_logits"]

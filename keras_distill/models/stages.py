@@ -1,11 +1,18 @@
 """Several stages of a distillation in one `fit`: each with terms, epochs and an optimizer."""
 
+from collections.abc import Sequence
+from typing import Self
+
 import keras
 
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import taps
 from keras_distill._graph import has_graph
+from keras_distill._types import Config
+from keras_distill._types import Layers
+from keras_distill._types import LossLike
+from keras_distill._types import OptimizerLike
 from keras_distill.models.per_network import PerNetworkOptimizer
 from keras_distill.models.sections import section
 from keras_distill.models.terms import Term
@@ -58,16 +65,16 @@ class Stage:
 
     def __init__(
         self,
-        name,
-        epochs,
-        terms,
-        trainable=None,
-        optimizer=None,
+        name: str,
+        epochs: int,
+        terms: LossLike | Term | Sequence[LossLike | Term] | None,
+        trainable: Layers | None = None,
+        optimizer: OptimizerLike | None = None,
         *,
-        student_loss_weight=None,
-        student=None,
-        teacher=None,
-    ):
+        student_loss_weight: float | None = None,
+        student: keras.Model | None = None,
+        teacher: keras.Model | None = None,
+    ) -> None:
         self.name = _checks.instance("name", name, str, "the name of the stage")
         self.epochs = _checks.positive_integer("epochs", epochs)
         self.terms = [] if terms in (None, [], ()) else as_terms(terms)
@@ -89,7 +96,7 @@ class Stage:
                 "student_loss_weight=0. Give it something to learn."
             )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         optimizer = self.optimizer
         return {
             "name": self.name,
@@ -105,7 +112,7 @@ class Stage:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**_keras.arguments_of(config))
 
 
@@ -194,6 +201,26 @@ class Parts:
 def terms_of(configs):
     """The terms of a Distiller's config."""
     return [Term.from_config({**term["config"], "name": term["name"]}) for term in configs]
+
+
+def configs_of(stages, terms, assistants):
+    """The configs of stages, with those of their terms, and networks by their positions.
+
+    Args:
+        stages: The `Stage`s.
+        terms: The configs of the terms of each.
+        assistants: The networks that stages name.
+    """
+    places = {id(network): i for i, network in enumerate(assistants)}
+    return [
+        {
+            **stage.get_config(),
+            "terms": own,
+            "student": places.get(id(stage.student)),
+            "teacher": places.get(id(stage.teacher)),
+        }
+        for stage, own in zip(stages, terms)
+    ]
 
 
 def stage_of(config, assistants):

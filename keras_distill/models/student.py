@@ -1,17 +1,27 @@
 """The base of the wrappers of one trained network: its head, its views, its soft targets."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
+from keras_distill._types import Config
+from keras_distill._types import Scalar
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.losses.response import SoftTargets
 from keras_distill.models import labels as label_rules
 from keras_distill.models.base import DistillationModel
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import SOFTMAX
 from keras_distill.models.network import Network
+from keras_distill.models.network import NetworkOutputs
 from keras_distill.models.network import keep_mask
 from keras_distill.models.network import logits_from
 from keras_distill.models.wiring import check_inputs
@@ -37,8 +47,14 @@ class StudentModel(DistillationModel):
     _evaluates = False
 
     def __init__(
-        self, student, term_names, student_from_logits=None, paths=(), name=None, **kwargs
-    ):
+        self,
+        student: keras.Model,
+        term_names: Sequence[str],
+        student_from_logits: bool | None = None,
+        paths: Sequence[str] = (),
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         _checks.instance("student", student, keras.Model, "a keras.Model")
         kwargs.setdefault("dtype", dtype_policy_of(student))
         super().__init__(term_names=term_names, name=name, **kwargs)
@@ -48,29 +64,29 @@ class StudentModel(DistillationModel):
         self.built = bool(student.built)
 
     @property
-    def inference_model(self):
+    def inference_model(self) -> keras.Model:
         """The student."""
         return self.student
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str] | None:
         """The student's: see `DistillationModel.output_names`."""
         return getattr(self.student, "output_names", None)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Structure, training: bool | None = None) -> Tensor:
         """See `DistillationModel.call`."""
         self._evaluates = not (training or self._collects_terms)
         return super().call(inputs, training=training)
 
     @property
-    def losses(self):
+    def losses(self) -> list[Tensor]:
         """Regularisers and activity losses; in evaluation those of the inference model alone."""
         # Keras on JAX hands the losses of the forward on to `compute_loss` by the override.
         if self._evaluates and not self._losses_override:
             return self.inference_model.losses
         return super().losses
 
-    def views(self, inputs):
+    def views(self, inputs: Structure) -> tuple[Structure, ...]:
         """A tuple of the views in `inputs`: `(x,)`, or `(x, other)` for a pair.
 
         A pair is told from the inputs of a student with two by the student's graph; a student
@@ -84,17 +100,17 @@ class StudentModel(DistillationModel):
                 return (inputs,)
         return tuple(inputs)
 
-    def own_inputs(self, inputs):
+    def own_inputs(self, inputs: Structure) -> Structure:
         """What the student sees of `inputs` when it is evaluated or exported."""
         views = self.views(inputs)
         return views[self.own_view] if len(views) == 2 else views[0]
 
-    def infer(self, inputs):
+    def infer(self, inputs: Structure) -> Structure:
         return self.student(self.own_inputs(inputs), training=False)
 
     # Soft targets.
 
-    def logits(self, outputs, network=None):
+    def logits(self, outputs: NetworkOutputs, network: Any = None) -> list[Tensor]:
         """The logits of each output of a `NetworkOutputs`, in the order of the flat outputs.
 
         Args:
@@ -114,12 +130,18 @@ class StudentModel(DistillationModel):
             for i, (score, head) in enumerate(zip(outputs.scores, network.heads))
         ]
 
-    def activation_of(self, index, units):
+    def activation_of(self, index: int, units: int) -> str:
         """What the scores of output `index` are of: "softmax" classes, or "sigmoid" labels."""
         sigmoid = units == 1 or self._student_network.heads[index] == SIGMOID
         return SIGMOID if sigmoid else SOFTMAX
 
-    def soft_value(self, targets, logits, temperature=1.0, sample_weight=None):
+    def soft_value(
+        self,
+        targets: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        temperature: Scalar = 1.0,
+        sample_weight: Structure | None = None,
+    ) -> Tensor:
         """`T^2 KL(softmax(target / T) || softmax(z / T))`, summed over the outputs.
 
         The mean over the samples, divided by the number of replicas as Keras does; binary on
@@ -143,11 +165,11 @@ class StudentModel(DistillationModel):
 
     # Checks.
 
-    def check_label_loss(self, loss):
+    def check_label_loss(self, loss: Any) -> None:
         keys = label_rules.output_keys(getattr(self.student, "output", None), self.output_names)
         label_rules.check_heads(loss, self._student_network.heads, keys=keys)
 
-    def check_data(self, x, y):
+    def check_data(self, x: Any, y: Any) -> None:
         super().check_data(x, y)
         label_rules.check_class_ids(self._compiled_loss, y, self._student_network.output_shapes)
         shapes = shapes_of_inputs(x)
@@ -155,7 +177,7 @@ class StudentModel(DistillationModel):
             check_inputs(self.student, "student", view)
         self.settle(x)
 
-    def settle(self, x):
+    def settle(self, x: Any) -> None:
         """Learns from the first samples whether a student without a graph returns logits."""
         if not self._student_network.is_open:
             return
@@ -170,7 +192,7 @@ class StudentModel(DistillationModel):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         config.pop("dtype", None)
         return {
@@ -181,5 +203,5 @@ class StudentModel(DistillationModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Mapping[str, Any] | None = None) -> Self:
         return cls(**_keras.arguments_of(config, custom_objects))

@@ -1,14 +1,20 @@
 """Teacher-free distillation: from an earlier training of the same network, or a virtual teacher."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
-from keras_distill.models.base import Outputs
+from keras_distill._types import Config
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
+from keras_distill.data.targets import Targets
 from keras_distill.models.generations import Generations
 from keras_distill.models.label_targets import label_targets
 from keras_distill.models.network import SIGMOID
 from keras_distill.models.network import keep_mask
+from keras_distill.models.outputs import Outputs
 
 SELF = "self"
 VIRTUAL = "virtual"
@@ -82,25 +88,25 @@ class TeacherFreeDistiller(Generations):
 
     def __init__(
         self,
-        student,
-        mode=SELF,
-        preset=None,
-        temperature=20.0,
-        alpha=None,
+        student: keras.Model,
+        mode: str = SELF,
+        preset: str | None = None,
+        temperature: float = 20.0,
+        alpha: float | None = None,
         *,
-        correct_probability=0.99,
-        soften=None,
-        student_temperature=None,
-        temperature_squared=None,
-        mean_over=None,
-        multiplier=1.0,
-        seed=None,
-        restore_best=None,
-        best_mode=None,
-        student_from_logits=None,
-        name="teacher_free_distiller",
-        **kwargs,
-    ):
+        correct_probability: float = 0.99,
+        soften: str | None = None,
+        student_temperature: float | None = None,
+        temperature_squared: bool | None = None,
+        mean_over: str | None = None,
+        multiplier: float = 1.0,
+        seed: int | None = None,
+        restore_best: str | None = None,
+        best_mode: str | None = None,
+        student_from_logits: bool | None = None,
+        name: str = "teacher_free_distiller",
+        **kwargs: Any,
+    ) -> None:
         _checks.one_of("mode", mode, (SELF, VIRTUAL))
         _checks.one_of("preset", preset, (None, "official"))
         super().__init__(
@@ -159,13 +165,15 @@ class TeacherFreeDistiller(Generations):
 
     # The soft term.
 
-    def forward(self, inputs, training):
+    def forward(self, inputs: Structure, training: bool) -> Outputs:
         if self.mode == SELF:
             return super().forward(inputs, training)
         student = self._student_network(inputs, training=training)
         return Outputs(student.prediction, (None, student))
 
-    def term_values(self, outputs, targets, sample_weight):
+    def term_values(
+        self, outputs: Outputs, targets: Targets, sample_weight: Structure | None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         teacher, student = outputs.terms
         logits = self.logits(student)
         if self.mode == SELF:
@@ -188,7 +196,7 @@ class TeacherFreeDistiller(Generations):
         )
         return [(self._term_trackers[0].name, value * factor, self.alpha)]
 
-    def virtual_logits(self, labels, units, activation):
+    def virtual_logits(self, labels: Tensor, units: int, activation: str) -> Tensor:
         """What a softmax (or sigmoid) at temperature T makes the virtual teacher of.
 
         Args:
@@ -221,7 +229,7 @@ class TeacherFreeDistiller(Generations):
             )
         return units.pop()
 
-    def get_config(self):
+    def get_config(self) -> Config:
         names = (
             "mode preset temperature alpha correct_probability soften student_temperature "
             "temperature_squared mean_over multiplier"

@@ -1,6 +1,9 @@
 """A term wires a loss: which layers of teacher and student it compares, and how much."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
 
 import keras
 from keras import ops
@@ -9,6 +12,10 @@ from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill import connectors
 from keras_distill import distribution
+from keras_distill._types import Config
+from keras_distill._types import Layers
+from keras_distill._types import LossLike
+from keras_distill._types import NumberOrSchedule
 from keras_distill.losses import misfit
 from keras_distill.losses.base import DistillationLoss
 from keras_distill.losses.trained import TrainedLoss
@@ -55,14 +62,14 @@ class Term:
 
     def __init__(
         self,
-        loss,
-        teacher=None,
-        student=None,
-        weight=1.0,
-        temperature=None,
-        connector=None,
-        name=None,
-    ):
+        loss: LossLike,
+        teacher: Layers | None = None,
+        student: Layers | None = None,
+        weight: NumberOrSchedule = 1.0,
+        temperature: NumberOrSchedule | None = None,
+        connector: str | keras.layers.Layer | Sequence[Any] | None = None,
+        name: str | None = None,
+    ) -> None:
         self.loss = as_loss(loss)
         self.teacher = teacher
         self.student = student
@@ -124,7 +131,7 @@ class Term:
                 )
             )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "loss": _keras.serialized(self.loss),
             "teacher": self.teacher,
@@ -136,7 +143,7 @@ class Term:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**_keras.arguments_of(config))
 
     def __repr__(self):

@@ -1,18 +1,25 @@
 """DeiT: labels teach one head of the student, the teacher another."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_distill import _checks
 from keras_distill._ops import at_least_float32
+from keras_distill._types import Config
+from keras_distill._types import LossLike
+from keras_distill._types import Structure
+from keras_distill._types import Tensor
 from keras_distill.heads import head_of
 from keras_distill.losses.hard_targets import HardTargets
-from keras_distill.models.base import Outputs
 from keras_distill.models.comparison import Comparison
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.network import LOGITS
 from keras_distill.models.network import PROBABILITIES
 from keras_distill.models.network import SIGMOID
+from keras_distill.models.outputs import Outputs
 from keras_distill.models.terms import Term
 from keras_distill.taps import tap
 
@@ -74,16 +81,16 @@ class TwoHeadDistiller(Distiller):
 
     def __init__(
         self,
-        teacher,
-        student,
-        distillation_losses=None,
-        student_loss_weight=HARD_WEIGHT,
-        label_head="head",
-        distillation_head="distillation_head",
+        teacher: keras.Model,
+        student: keras.Model,
+        distillation_losses: LossLike | Term | Sequence[LossLike | Term] | None = None,
+        student_loss_weight: float = HARD_WEIGHT,
+        label_head: str = "head",
+        distillation_head: str = "distillation_head",
         *,
-        name="two_head_distiller",
-        **kwargs,
-    ):
+        name: str = "two_head_distiller",
+        **kwargs: Any,
+    ) -> None:
         if distillation_losses is None and kwargs.get("stages") is None:
             distillation_losses = Term(HardTargets(), weight=HARD_WEIGHT)
         self.label_head, self.distillation_head = label_head, distillation_head
@@ -97,12 +104,14 @@ class TwoHeadDistiller(Distiller):
         heads = {"label_head": self.label_head, "distillation_head": self.distillation_head}
         return TwoHeads(heads, student, *arguments)
 
-    def training_label_loss(self, labels, outputs, sample_weight):
+    def training_label_loss(
+        self, labels: Structure | None, outputs: Outputs, sample_weight: Structure | None
+    ) -> Tensor | None:
         prediction = outputs.terms.label_prediction
         prediction = outputs.prediction if prediction is None else prediction
         return self.label_loss(labels, prediction, sample_weight)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "label_head": self.label_head,

@@ -1,8 +1,12 @@
 """What `keras-distill train`, `compare` and `cache` do with their options."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from keras_distill import data
+from keras_distill._types import PathLike
+from keras_distill._types import Say
 from keras_distill.recipes import caching
 from keras_distill.recipes import comparing
 from keras_distill.recipes import distillation
@@ -15,7 +19,13 @@ OF_DATA = ("dataset", "data_dir", "image_size", "limit", "test_limit")
 OF_RECIPES = tuple(field.name for field in dataclasses.fields(schemes.Options))
 
 
-def train(given, out, restart=False, verbose=1, say=print):
+def train(
+    given: Mapping[str, Any],
+    out: PathLike,
+    restart: bool = False,
+    verbose: int | str = 1,
+    say: Say = print,
+) -> None:
     """Trains by a recipe, or distils a student from a teacher.
 
     Args:
@@ -41,7 +51,9 @@ def train(given, out, restart=False, verbose=1, say=print):
     distillation.distil(distillation.Settings(**given), out, restart, verbose, say)
 
 
-def compare(given, out, restart=False, say=print):
+def compare(
+    given: Mapping[str, Any], out: PathLike, restart: bool = False, say: Say = print
+) -> None:
     """Compares files on the test images, or recipes that are trained here.
 
     Args:
@@ -76,7 +88,7 @@ def compare(given, out, restart=False, say=print):
     say(results.draw(evaluation.comparison_table(entries, test)))
 
 
-def cache(given, verbose=1, say=print):
+def cache(given: Mapping[str, Any], verbose: int | str = 1, say: Say = print) -> None:
     """Builds a cache of a teacher's outputs, or describes one.
 
     Args:

@@ -3,24 +3,39 @@
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 from keras_distill import _checks
 from keras_distill import reporting
 from keras_distill._files import written_beside
+from keras_distill._types import PathLike
+from keras_distill._types import Say
+from keras_distill.data.images import Split
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes import tasks
 from keras_distill.recipes import training
+from keras_distill.recipes.schemes import Options
+from keras_distill.recipes.schemes import Recipe
 from keras_distill.reporting import tables
+from keras_distill.reporting.tables import Table
 
 TOLERANCE = 0.01  # budgets nearer than this are called equal
 
 
 def compare_recipes(
-    names, data, seeds=5, options=None, out="runs/compare", restart=False, say=print
-):
+    names: Sequence[str],
+    data: Split,
+    seeds: int | Sequence[int] = 5,
+    options: Options | None = None,
+    out: PathLike = "runs/compare",
+    restart: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
     """Trains recipes with the same seeds and says what each gains over the first, at what cost.
 
     With the same seed, students begin with the same weights and see the images in the same order
@@ -94,7 +109,7 @@ def compare_recipes(
     return results
 
 
-def check_names(names):
+def check_names(names: Sequence[str]) -> list[Recipe]:
     """The `Recipe`s of these names; raises where one is unknown or stands twice."""
     names = list(names)
     if not names:
@@ -104,7 +119,7 @@ def check_names(names):
     return [schemes.named(name) for name in names]
 
 
-def seeds_from(first, count):
+def seeds_from(first: int, count: int) -> list[int]:
     """So many seeds, from the first on."""
     return _checked_seeds(range(first, first + _checked_count(count)))
 
@@ -167,7 +182,7 @@ def _results(records, seeds, options, data, run):
     return results, shown
 
 
-def remarks(records, options):
+def remarks(records: Mapping[str, Sequence[Mapping[str, Any]]], options: Options) -> list[str]:
     """Sentences on what differs between the recipes beside the scheme.
 
     Args:
@@ -210,7 +225,7 @@ def _times(count, base):
     return f"{count:,} ({count / base:.2f} times)"
 
 
-def comparison_table(results):
+def comparison_table(results: Mapping[str, Any]) -> Table:
     """A `kd.reporting.Table`: accuracies, gains, budgets and time of each recipe.
 
     Args:

@@ -16,6 +16,7 @@ error of the best. Held-out accuracy in percent, with its standard error:
 """
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -23,6 +24,8 @@ from keras_distill import _checks
 from keras_distill import data
 from keras_distill import export
 from keras_distill import reporting
+from keras_distill._types import PathLike
+from keras_distill._types import Say
 from keras_distill.backbones import small_cnn
 from keras_distill.losses import SoftTargets
 from keras_distill.models.distiller import Distiller
@@ -50,7 +53,14 @@ DISTILLED = "student distilled"
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 
 
-def demo(out="runs/demo", seeds=5, epochs=40, seed=0, restart=False, say=print):
+def demo(
+    out: PathLike = "runs/demo",
+    seeds: int = 5,
+    epochs: int = 40,
+    seed: int = 0,
+    restart: bool = False,
+    say: Say = print,
+) -> tuple[dict[str, Any], list[str]]:
     """Trains, compares, exports and reports; a second call goes on where the first stopped.
 
     Args:

@@ -1,12 +1,15 @@
 """`keras-distill train`: a teacher, or several, and a student distilled from it."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
 from keras_distill import _checks
 from keras_distill import data
 from keras_distill import reporting
+from keras_distill._types import PathLike
+from keras_distill._types import Say
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.recipes import evaluation
 from keras_distill.recipes import loss_names
@@ -77,7 +80,7 @@ class Settings:
                 f"ensemble={self.ensemble}, teacher={self.teacher!r}."
             )
 
-    def training(self, epochs, image_side):
+    def training(self, epochs: int, image_side: int) -> training.Training:
         """The `Training` of one network."""
         augment = None
         if self.augment:
@@ -85,7 +88,13 @@ class Settings:
         return training.Training(epochs, self.batch_size, self.learning_rate, self.seed, augment)
 
 
-def distil(settings, out="runs/train", restart=False, verbose=1, say=print):
+def distil(
+    settings: Settings,
+    out: PathLike = "runs/train",
+    restart: bool = False,
+    verbose: int | str = 1,
+    say: Say = print,
+) -> dict[str, Any]:
     """Trains the teacher where it is a name, distils the student, and reports.
 
     All that can be wrong is looked at first. A second call goes on where the first stopped.

@@ -2,6 +2,9 @@
 
 import pathlib
 import tempfile
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,13 +13,16 @@ from keras_distill import data
 from keras_distill import export
 from keras_distill import metrics
 from keras_distill import reporting
+from keras_distill._types import PathLike
+from keras_distill.data.images import ImageData
 from keras_distill.export import _runner
 from keras_distill.recipes import networks
 from keras_distill.reporting import tables
 from keras_distill.reporting.networks import probabilities
+from keras_distill.reporting.tables import Table
 
 
-def open_model(path):
+def open_model(path: PathLike) -> Any:
     """A `.keras` file as a model, a `.tflite` file or SavedModel folder as its runner."""
     path = pathlib.Path(path)
     if path.suffix == ".tflite" or path.is_dir():
@@ -24,7 +30,7 @@ def open_model(path):
     return networks.load(path)
 
 
-def asked_size(model):
+def asked_size(model: Any) -> tuple[int, int] | None:
     """(height, width) that a model or runner asks for; None where it is open."""
     if isinstance(model, keras.Model):
         shape = networks.image_shape(model)
@@ -34,7 +40,9 @@ def asked_size(model):
     return None if shape is None or None in shape[:2] else tuple(shape[:2])
 
 
-def scores(found, labels, teacher=None):
+def scores(
+    found: np.ndarray, labels: np.ndarray, teacher: np.ndarray | None = None
+) -> dict[str, Any]:
     """Accuracy, loss, calibration and agreement, all from probabilities.
 
     Args:
@@ -63,19 +71,19 @@ def scores(found, labels, teacher=None):
     }
 
 
-def parameters(model):
+def parameters(model: Any) -> int | None:
     """Number of a model's parameters; None for an exported file."""
     return int(model.count_params()) if isinstance(model, keras.Model) else None
 
 
-def size(path):
+def size(path: PathLike) -> int:
     """Bytes of a file, or of all the files in a folder."""
     path = pathlib.Path(path)
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def latency_ms(path):
+def latency_ms(path: PathLike) -> float | None:
     """Milliseconds of one image in an exported file; a network's as a float32 `.tflite` file.
 
     Args:
@@ -95,7 +103,14 @@ def latency_ms(path):
         return export.latency(file).median_ms
 
 
-def compare(paths, dataset, data_dir=None, image_size=None, limit=None, teacher=None):
+def compare(
+    paths: Sequence[PathLike],
+    dataset: PathLike,
+    data_dir: PathLike | None = None,
+    image_size: int | None = None,
+    limit: int | None = None,
+    teacher: PathLike | None = None,
+) -> tuple[list[dict[str, Any]], ImageData]:
     """Several networks and exported files, side by side on the test part of a data set.
 
     Args:
@@ -141,7 +156,7 @@ def compare(paths, dataset, data_dir=None, image_size=None, limit=None, teacher=
     return entries, test
 
 
-def comparison_table(entries, test):
+def comparison_table(entries: Sequence[Mapping[str, Any]], test: ImageData) -> Table:
     """What `compare` found as a `kd.reporting.Table`."""
     columns = {
         "accuracy %": lambda entry: tables.percent(entry["accuracy"]),

@@ -1,11 +1,13 @@
 """`keras-distill export`: a network as SavedModel or `.tflite`, held against itself."""
 
 import pathlib
+from typing import Any
 
 import keras
 
 from keras_distill import data
 from keras_distill import export
+from keras_distill._types import PathLike
 from keras_distill.recipes import evaluation
 from keras_distill.recipes import networks
 
@@ -14,17 +16,17 @@ FORMATS = ("tflite", "saved-model")
 
 
 def write(
-    source,
-    out=None,
-    format="tflite",
-    quantize=None,
-    int8_io=False,
-    batch_size=1,
-    dataset=None,
-    data_dir=None,
-    image_size=None,
-    limit=None,
-):
+    source: PathLike,
+    out: PathLike | None = None,
+    format: str = "tflite",
+    quantize: str | None = None,
+    int8_io: bool = False,
+    batch_size: int | None = 1,
+    dataset: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    image_size: int | None = None,
+    limit: int | None = None,
+) -> tuple[pathlib.Path, Any]:
     """Exports a network and, where a data set is named, checks the file on its test images.
 
     Args:

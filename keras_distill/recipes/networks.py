@@ -3,12 +3,14 @@
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import keras
 
 from keras_distill import _checks
 from keras_distill import backbones
 from keras_distill._files import written_beside
+from keras_distill._types import PathLike
 from keras_distill.export._network import first_line
 from keras_distill.heads import head_of
 from keras_distill.models.ensemble import EnsembleTeacher
@@ -39,7 +41,9 @@ EXAMPLES = (
 MOST = 2048  # channels, layers: what is above it was typed by mistake
 
 
-def build(name, input_shape, classes, seed=None):
+def build(
+    name: str, input_shape: Sequence[int], classes: int, seed: int | None = None
+) -> keras.Model:
     """Builds a network of the library by name.
 
     Args:
@@ -71,12 +75,12 @@ def build(name, input_shape, classes, seed=None):
     )
 
 
-def is_file(name):
+def is_file(name: PathLike) -> bool:
     """Whether `name` means a file rather than a network of the library."""
     return str(name).endswith(".keras") or os.sep in str(name)
 
 
-def load(path):
+def load(path: PathLike) -> keras.Model:
     """Loads a network from a `.keras` file, for inference or further training.
 
     Args:
@@ -105,7 +109,9 @@ def load(path):
         ) from error
 
 
-def get(name, input_shape, classes, seed=None):
+def get(
+    name: PathLike, input_shape: Sequence[int], classes: int, seed: int | None = None
+) -> keras.Model:
     """`load` for a file, else `build`; checks that the network fits the data.
 
     Args:
@@ -124,7 +130,9 @@ def get(name, input_shape, classes, seed=None):
     return model
 
 
-def check_fits(model, input_shape, classes, name):
+def check_fits(
+    model: keras.Model, input_shape: Sequence[int], classes: int, name: PathLike
+) -> None:
     """Raises `ValueError` where a model's input or its number of classes is not the data's."""
     expected = image_shape(model)
     if expected is not None and len(expected) == len(input_shape):
@@ -142,13 +150,13 @@ def check_fits(model, input_shape, classes, name):
         )
 
 
-def image_shape(model):
+def image_shape(model: keras.Model) -> tuple[int | None, ...] | None:
     """(height, width, channels) of a model with one input; None entries, or None, if open."""
     shape = getattr(_with_shapes(model), "input_shape", None)
     return tuple(shape[1:]) if isinstance(shape, tuple) and len(shape) == 4 else None
 
 
-def class_count(model):
+def class_count(model: keras.Model) -> int | None:
     """Units of a model's one output; None where it does not tell."""
     shape = getattr(_with_shapes(model), "output_shape", None)
     return shape[-1] if isinstance(shape, tuple) else None
@@ -158,7 +166,7 @@ def _with_shapes(model):
     return model.members[0] if isinstance(model, EnsembleTeacher) else model
 
 
-def label_loss(model):
+def label_loss(model: keras.Model) -> keras.losses.Loss:
     """The cross-entropy that fits a model's head, for labels that are class numbers."""
     heads = keras.tree.flatten(head_of(model))
     if isinstance(model, EnsembleTeacher):
@@ -175,7 +183,7 @@ def label_loss(model):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=heads[0] == "linear")
 
 
-def save(model, path):
+def save(model: keras.Model, path: PathLike) -> keras.Model:
     """Saves a network without what training left on it (optimizer, compiled loss).
 
     Args:

@@ -30,10 +30,12 @@ from keras_distill.models.teacher_free import TeacherFreeDistiller
 from keras_distill.models.terms import Term
 from keras_distill.recipes import networks
 from keras_distill.recipes.tasks import OTHER_SEEDS
+from keras_distill.recipes.tasks import Task
 from keras_distill.recipes.training import Forwards
+from keras_distill.recipes.training import Plan
 
 
-def baseline(task):
+def baseline(task: Task) -> Plan:
     """The student alone, on the labels.
 
     Published: the baseline of DLB's code (Meta-knowledge-Lab/DLB, base.py): SGD with Nesterov
@@ -44,7 +46,7 @@ def baseline(task):
     return task.plan(student, student)
 
 
-def label_smoothing(task, smoothing=0.1):
+def label_smoothing(task: Task, smoothing: float = 0.1) -> Plan:
     """The student alone, on labels of which a tenth is spread over all classes.
 
     Published: 0.1, of Tf-KD's code. Deviation: each class gets 0.1 / C, as in Keras, the true
@@ -55,7 +57,7 @@ def label_smoothing(task, smoothing=0.1):
     return task.plan(student, student, loss=LabelSmoothing(smoothing, from_logits=logits))
 
 
-def teachers(task):
+def teachers(task: Task) -> Plan:
     """What `distillation` distils from: one teacher on the labels, or several, averaged."""
     build = task.teacher or task.student
     members = [build(task.seed + OTHER_SEEDS * (k + 1)) for k in range(task.ensemble)]
@@ -68,7 +70,13 @@ def teachers(task):
     return task.plan(teacher, teacher, forwards=forwards)
 
 
-def distillation(task, teacher, temperature=4.0, weight=0.9, label_weight=0.1):
+def distillation(
+    task: Task,
+    teacher: keras.Model,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+    label_weight: float = 0.1,
+) -> Plan:
     """Knowledge distillation: the student on the labels and on a trained teacher's answers.
 
     Published: temperature 4, weights 0.9 and 0.1, SGD with momentum 0.9, weight decay 5e-4, rate
@@ -82,7 +90,9 @@ def distillation(task, teacher, temperature=4.0, weight=0.9, label_weight=0.1):
     return task.plan(distiller, student, forwards=Forwards(student=task.count, frozen=frozen))
 
 
-def function_matching(task, teacher, temperature=1.0, alpha=1.0):
+def function_matching(
+    task: Task, teacher: keras.Model, temperature: float = 1.0, alpha: float = 1.0
+) -> Plan:
     """Consistent and patient teaching: teacher and student see the same mixed view; no labels.
 
     Published (Beyer et al., and google-research/big_vision): KL at temperature 1 on ImageNet, 1, 2,
@@ -105,7 +115,7 @@ def function_matching(task, teacher, temperature=1.0, alpha=1.0):
     )
 
 
-def mutual(task, students=2, temperature=1.0, weight=1.0):
+def mutual(task: Task, students: int = 2, temperature: float = 1.0, weight: float = 1.0) -> Plan:
     """DML: students that learn from each other's predictions, step by step together.
 
     Published: two students, temperature 1, weight 1 (the paper); SGD with Nesterov momentum 0.9,
@@ -118,7 +128,7 @@ def mutual(task, students=2, temperature=1.0, weight=1.0):
     return task.plan(learner, cohort[0], forwards=forwards)
 
 
-def dlb(task, temperature=3.0, weight=1.0):
+def dlb(task: Task, temperature: float = 3.0, weight: float = 1.0) -> Plan:
     """DLB: each batch repeats half of the one before, and learns what the student said of it.
 
     Published: temperature 3, weight 1 (texts and a re-implementation; the code has no defaults),
@@ -144,7 +154,13 @@ def dlb(task, temperature=3.0, weight=1.0):
     return task.plan(model, student, pipeline=halves, forwards=forwards, steps=steps)
 
 
-def self_distillation(task, temperature=3.0, alpha=0.3, feature_weight=0.03, preset="journal"):
+def self_distillation(
+    task: Task,
+    temperature: float = 3.0,
+    alpha: float = 0.3,
+    feature_weight: float = 0.03,
+    preset: str | None = "journal",
+) -> Plan:
     """BYOT: exits at the student's earlier stages learn from its deepest one.
 
     Published (ArchipLab-LinfengZhang/pytorch-self-distillation-final): temperature 3, alpha 0.3,
@@ -161,7 +177,7 @@ def self_distillation(task, temperature=3.0, alpha=0.3, feature_weight=0.03, pre
     return task.plan(model, student)
 
 
-def cs_kd(task, temperature=4.0, weight=1.0):
+def cs_kd(task: Task, temperature: float = 4.0, weight: float = 1.0) -> Plan:
     """CS-KD: predictions of two images of one class are drawn together.
 
     Published (alinlab/cs-kd): temperature 4, weight 1 for CIFAR-100, SGD with momentum 0.9,
@@ -174,7 +190,9 @@ def cs_kd(task, temperature=4.0, weight=1.0):
     return task.plan(model, student, pipeline=data.class_pairs, forwards=forwards)
 
 
-def ddgsd(task, temperature=3.0, weight=1.0, feature_weight=5e-4):
+def ddgsd(
+    task: Task, temperature: float = 3.0, weight: float = 1.0, feature_weight: float = 5e-4
+) -> Plan:
     """DDGSD: two distorted views of an image, predicted alike.
 
     Published (youngerous/ddgsd-pytorch, which calls them the paper's): temperature 3, weights 1
@@ -188,7 +206,7 @@ def ddgsd(task, temperature=3.0, weight=1.0, feature_weight=5e-4):
     return task.plan(model, student, pipeline=data.two_views, forwards=forwards)
 
 
-def ps_kd(task, alpha=0.8):
+def ps_kd(task: Task, alpha: float = 0.8) -> Plan:
     """PS-KD: labels are softened by what the student said in the epoch before.
 
     Published (lgcnsai/PS-KD-Pytorch): a share that rises to 0.8, SGD with Nesterov momentum 0.9,
@@ -199,7 +217,13 @@ def ps_kd(task, alpha=0.8):
     return task.plan(model, student, ids=True)
 
 
-def tf_kd_self(task, temperature=6.0, alpha=0.95, multiplier=50.0, preset="official"):
+def tf_kd_self(
+    task: Task,
+    temperature: float = 6.0,
+    alpha: float = 0.95,
+    multiplier: float = 50.0,
+    preset: str | None = "official",
+) -> Plan:
     """Tf-KD_self: the student's teacher is an earlier training of the same network.
 
     Published (yuanli2333/Teacher-free-Knowledge-Distillation, for ResNet-18): temperature 6,
@@ -214,7 +238,13 @@ def tf_kd_self(task, temperature=6.0, alpha=0.95, multiplier=50.0, preset="offic
     return task.plan_generations(model, 2)
 
 
-def tf_kd_virtual(task, temperature=20.0, alpha=0.1, multiplier=100.0, preset="official"):
+def tf_kd_virtual(
+    task: Task,
+    temperature: float = 20.0,
+    alpha: float = 0.1,
+    multiplier: float = 100.0,
+    preset: str | None = "official",
+) -> Plan:
     """Tf-KD_reg: a virtual teacher, 0.99 on the true class and even on the others.
 
     Published (yuanli2333/Teacher-free-Knowledge-Distillation, for ResNet-18): temperature 20,
@@ -228,7 +258,9 @@ def tf_kd_virtual(task, temperature=20.0, alpha=0.1, multiplier=100.0, preset="o
     return task.plan(model, student)
 
 
-def born_again(task, generations=2, temperature=1.0, label_weight=0.0):
+def born_again(
+    task: Task, generations: int = 2, temperature: float = 1.0, label_weight: float = 0.0
+) -> Plan:
     """Born-again networks: each generation learns from the one before it.
 
     Published: temperature 1, the teacher's answers alone (the paper's text). Ours: two
@@ -238,7 +270,7 @@ def born_again(task, generations=2, temperature=1.0, label_weight=0.0):
     return task.plan_generations(model, generations + 1)
 
 
-def one(task, branches=3, temperature=3.0, ramp=80 / 300):
+def one(task: Task, branches: int = 3, temperature: float = 3.0, ramp: float = 80 / 300) -> Plan:
     """ONE: branches on a shared stem, taught by their gated ensemble.
 
     Published (Lan1991Xu/ONE_NeurIPS2018): three branches, temperature 3, a weight that rises over
@@ -254,7 +286,9 @@ def one(task, branches=3, temperature=3.0, ramp=80 / 300):
     return task.plan(model, student, forwards=forwards)
 
 
-def mean_teacher(task, decay=0.999, weight=100.0, ramp=5.0):
+def mean_teacher(
+    task: Task, decay: float = 0.999, weight: float = 100.0, ramp: float = 5.0
+) -> Plan:
     """Mean teacher: the student agrees with the moving average of its weights.
 
     Published (CuriousAI/mean-teacher): decay 0.999, squared difference with weight 100, which
@@ -270,7 +304,7 @@ def mean_teacher(task, decay=0.999, weight=100.0, ramp=5.0):
     return task.plan(model, model.averaged, pipeline=pipeline, forwards=forwards)
 
 
-def stages(model):
+def stages(model: keras.Model) -> list[str]:
     """Names of the layers that end the stages of a network of the library, in their order."""
     found = taps.list_taps(model)
     return [name for name in ("stem", "stage1", "stage2", "stage3") if name in found]

@@ -5,26 +5,46 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_distill import _checks
 from keras_distill import reporting
 from keras_distill._files import written_beside
+from keras_distill._types import Logs
+from keras_distill._types import PathLike
+from keras_distill._types import Say
+from keras_distill.data.images import ImageData
+from keras_distill.data.images import Split
 from keras_distill.recipes import evaluation
 from keras_distill.recipes import networks
 from keras_distill.recipes import results as run_results
 from keras_distill.recipes import schemes
 from keras_distill.recipes import tasks
 from keras_distill.recipes import training
+from keras_distill.recipes.schemes import Options
+from keras_distill.recipes.schemes import Recipe
+from keras_distill.recipes.tasks import Task
+from keras_distill.recipes.training import Plan
+from keras_distill.reporting.runs import RunFolder
 from keras_distill.reporting.runs import read_object
 
 LOOK = "test_accuracy"
 
 
 def train_recipe(
-    recipe, data, options=None, seed=0, out="runs/train", restart=False, verbose=1, say=print
-):
+    recipe: str,
+    data: Split,
+    options: Options | None = None,
+    seed: int = 0,
+    out: PathLike = "runs/train",
+    restart: bool = False,
+    verbose: int | str = 1,
+    say: Say = print,
+) -> dict[str, Any]:
     """Trains one recipe with one seed: `keras-distill train --recipe`.
 
     A second call goes on where the first stopped, even one that was killed.
@@ -111,7 +131,7 @@ def _models(run, recipe, options, record, test):
     return entries, {**trained, recipe.name: student}
 
 
-def check(recipes, data, options, as_given=False):
+def check(recipes: Iterable[Recipe], data: Split, options: Options, as_given: bool = False) -> None:
     """Builds what the recipes need, so that what is wrong is told before any training.
 
     Args:
@@ -134,7 +154,9 @@ def check(recipes, data, options, as_given=False):
         plan.model.compile(**plan.compile)
 
 
-def task_of(recipe, images, options, seed, as_given=False):
+def task_of(
+    recipe: Recipe, images: ImageData, options: Options, seed: int, as_given: bool = False
+) -> Task:
     """The `tasks.Task` of a recipe.
 
     Args:
@@ -158,14 +180,23 @@ def _network(name, images, seed):
     return networks.get(name, images.image_shape, images.class_count, seed)
 
 
-def record_path(run, name):
+def record_path(run: PathLike, name: str) -> pathlib.Path:
     """Where what was measured of one training of a run lies."""
     return pathlib.Path(run) / "runs" / f"{name}.json"
 
 
 def carry_out(
-    run, recipe, data, options, seed, *, as_given=False, files=None, callbacks=(), verbose=0
-):
+    run: RunFolder,
+    recipe: Recipe,
+    data: Split,
+    options: Options,
+    seed: int,
+    *,
+    as_given: bool = False,
+    files: tuple[str, str] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = 0,
+) -> dict[str, Any]:
     """Trains a recipe with one seed, unless it is done, and measures it on the test images.
 
     Args:
@@ -272,7 +303,7 @@ def _cost(plan, before):
     }
 
 
-def data_entry(data):
+def data_entry(data: Split) -> dict[str, Any]:
     """What tells one `kd.data.Split` from another."""
     import zlib
 
@@ -334,7 +365,7 @@ class TestAccuracy(keras.callbacks.Callback):
 
     __test__ = False  # pytest takes it for a test
 
-    def __init__(self, plan, test, looks):
+    def __init__(self, plan: Plan, test: ImageData, looks: int) -> None:
         super().__init__()
         self.network = plan.network
         self.test = test
@@ -343,10 +374,10 @@ class TestAccuracy(keras.callbacks.Callback):
         self.looks = min(looks, plan.epochs)
         self._start = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._start = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs["seconds"] = round(time.perf_counter() - self._start, 3)
         done = epoch + 1 - self.first
         if done > 0 and done * self.looks // self.epochs > (done - 1) * self.looks // self.epochs:

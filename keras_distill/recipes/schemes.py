@@ -13,11 +13,16 @@ falling; 63 to 77 % at constant rates). No test image took part.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Self
+
+import keras
 
 from keras_distill import _checks
 from keras_distill.recipes import networks
 from keras_distill.recipes import paper
 from keras_distill.recipes.settings import Setting
+from keras_distill.recipes.tasks import Task
+from keras_distill.recipes.training import Plan
 
 SMALL = Setting(epochs=60, batch_size=64, learning_rate=0.1, cosine=True, augment=False, flip=False)
 SETTINGS = ("small", "paper")
@@ -63,11 +68,11 @@ class Recipe:
     small_options: dict = dataclasses.field(default_factory=dict)
 
     @property
-    def summary(self):
+    def summary(self) -> str:
         """One line that says what it is."""
         return self.make.__doc__.strip().splitlines()[0]
 
-    def setting(self, options, as_given=False):
+    def setting(self, options: "Options", as_given: bool = False) -> Setting:
         """The `Setting` that `Options` ask for.
 
         Args:
@@ -91,7 +96,7 @@ class Recipe:
             changes["epochs"] = max(1, round(options.epochs / views))
         return self.paper.changed(**changes)
 
-    def plan(self, task, options, teacher=None):
+    def plan(self, task: Task, options: "Options", teacher: keras.Model | None = None) -> Plan:
         """The `Plan` of its training, from the trained teacher where it has one.
 
         Args:
@@ -156,7 +161,7 @@ class Options:
                 )
             )
 
-    def filled(self):
+    def filled(self) -> Self:
         """The same with the networks of the setting where none are chosen."""
         student = self.student or STUDENTS[self.setting]
         teacher = self.teacher or TEACHERS[self.setting] or student
@@ -280,12 +285,12 @@ RECIPES = (
 )
 
 
-def names():
+def names() -> list[str]:
     """The names of all recipes."""
     return [recipe.name for recipe in RECIPES]
 
 
-def named(name):
+def named(name: str) -> Recipe:
     """The `Recipe` of that name.
 
     Args:

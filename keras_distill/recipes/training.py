@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,12 +13,15 @@ import keras
 from keras_distill import _checks
 from keras_distill import data
 from keras_distill import distribution
+from keras_distill._types import PathLike
 from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.backup import restore
 from keras_distill.callbacks.metrics_logger import MetricsLogger
 from keras_distill.callbacks.non_finite import TerminateOnNonFinite
+from keras_distill.data.images import ImageData
 from keras_distill.models.self_distiller import SelfDistiller
 from keras_distill.recipes import networks
+from keras_distill.reporting.runs import RunFolder
 from keras_distill.reporting.source import EXITS
 
 MOST_STEPS_PER_EXECUTION = 32
@@ -69,7 +74,7 @@ class Forwards:
     frozen: int = 0
 
     @property
-    def all(self):
+    def all(self) -> int:
         """The sum."""
         return self.student + self.peers + self.frozen
 
@@ -100,12 +105,12 @@ class Plan:
     generations: int = 1
 
     @property
-    def all_epochs(self):
+    def all_epochs(self) -> int:
         """Epochs of all generations."""
         return self.epochs * self.generations
 
 
-def make_deterministic():
+def make_deterministic() -> None:
     """From here on, TensorFlow's operations give the same numbers each time (this process)."""
     if distribution.is_tensorflow():
         import tensorflow as tf
@@ -113,7 +118,7 @@ def make_deterministic():
         tf.config.experimental.enable_op_determinism()
 
 
-def begin(run, settings, restart=False):
+def begin(run: RunFolder, settings: Mapping[str, Any], restart: bool = False) -> bool:
     """Writes a run's settings, or checks that it goes on with the same ones.
 
     Args:
@@ -137,7 +142,7 @@ def begin(run, settings, restart=False):
         raise ValueError(f"{error} Or begin anew in it with --restart.") from error
 
 
-def model_path(run, name):
+def model_path(run: PathLike, name: str) -> pathlib.Path:
     """Where a finished network of a run lies."""
     return pathlib.Path(run) / "models" / f"{name}.keras"
 
@@ -156,7 +161,18 @@ def _finished(run, name):
     return networks.load(path)
 
 
-def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=0, ids=False):
+def train(
+    run: RunFolder,
+    name: str,
+    make: Callable[[], tuple[keras.Model, keras.Model]],
+    images: ImageData,
+    training: Training,
+    *,
+    log: Mapping[str, Any] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = 0,
+    ids: bool = False,
+) -> keras.Model:
     """Trains one network of a run, unless it is finished, and saves it.
 
     Args:
@@ -203,7 +219,15 @@ def train(run, name, make, images, training, *, log=None, callbacks=(), verbose=
     return carry_out(run, name, plan, log=log, callbacks=callbacks, verbose=verbose)
 
 
-def carry_out(run, name, plan, *, log=None, callbacks=(), verbose=0):
+def carry_out(
+    run: RunFolder,
+    name: str,
+    plan: Plan,
+    *,
+    log: Mapping[str, Any] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = 0,
+) -> keras.Model:
     """Trains as planned, unless it is done, and saves the network.
 
     Args:

@@ -74,3 +74,56 @@ def curves(lines, x, y, logarithmic=False):
     axis.margins(0.08)
     figure.legend(loc="outside lower center", ncols=1, fontsize=TEXT - 0.5, frameon=False)
     return figure
+
+
+def against_costs(points, costs, words):
+    """Values against each of several costs, a panel each; a line joins what nothing beats.
+
+    Args:
+        points: Dicts of `name`, `mean`, `error` (or None) and `costs`, a dict of positive numbers.
+        costs: A dict of the costs' names -> words for their axes.
+        words: What the values are.
+
+    Returns:
+        A figure.
+    """
+    from matplotlib import ticker
+
+    figure, axes = style.grid(len(costs), 2, 1.35 * style.WIDTH, 3.0, 0.2 + 0.16 * len(points))
+    colours = style.colours([point["name"] for point in points], roles={})
+    for axis, (cost, about) in zip(axes, costs.items()):
+        best = front([(point["costs"][cost], point["mean"]) for point in points])
+        axis.step(*zip(*best), where="post", color=style.GREY, lw=0.8, linestyle="--")
+        for point in points:
+            axis.errorbar(
+                point["costs"][cost],
+                point["mean"],
+                yerr=point["error"],
+                fmt="o",
+                ms=5,
+                capsize=2,
+                color=colours[point["name"]],
+                label=label(point["name"], 48),
+            )
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_xlabel(f"{about} (logarithmic)", fontsize=TEXT)
+        axis.grid(alpha=0.3)
+        axis.margins(0.1)
+    axes[0].set_ylabel(words, fontsize=TEXT)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=2, fontsize=TEXT - 0.5, frameon=False
+    )
+    return figure
+
+
+def front(points):
+    """The (cost, value) pairs that no other beats in both, the cheapest first."""
+    best = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or value > best[-1][1]:
+            best.append((cost, value))
+    return best

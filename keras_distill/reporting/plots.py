@@ -5,6 +5,12 @@ a model: blue for the teacher, orange for the student alone, green for the disti
 order where `colours` does not say otherwise.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
 from keras_distill._checks import message
 from keras_distill.reporting import drawing
 from keras_distill.reporting import drawing_images
@@ -28,7 +34,9 @@ __all__ = [
 ]
 
 
-def training_curves(records, colours=None):
+def training_curves(
+    records: Sequence[Mapping[str, Any]], colours: Mapping[str, str] | None = None
+) -> Any:
     """Each logged value (loss, every term, accuracy) over the epochs, a panel each.
 
     Args:
@@ -43,7 +51,9 @@ def training_curves(records, colours=None):
     return None if data is None else drawing.training_curves(data)
 
 
-def accuracies(models, colours=None):
+def accuracies(
+    models: Sequence[Mapping[str, Any]], colours: Mapping[str, str] | None = None
+) -> Any:
     """The accuracy of each model: mean, standard error, and a dot for each seed.
 
     Args:
@@ -56,7 +66,12 @@ def accuracies(models, colours=None):
     return drawing.accuracies(summaries.accuracies(models, colours))
 
 
-def reliability_diagram(labels, probabilities, bins=15, colours=None):
+def reliability_diagram(
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    bins: int = 15,
+    colours: Mapping[str, str] | None = None,
+) -> Any:
     """Accuracy over confidence; a calibrated model lies on the diagonal.
 
     Args:
@@ -71,7 +86,7 @@ def reliability_diagram(labels, probabilities, bins=15, colours=None):
     return drawing.reliability(summaries.reliability(labels, probabilities, colours, bins))
 
 
-def agreement(probabilities):
+def agreement(probabilities: Mapping[str, np.ndarray]) -> Any:
     """The share of samples on which each two models name the same class.
 
     Args:
@@ -83,7 +98,13 @@ def agreement(probabilities):
     return drawing.agreement(summaries.agreement(probabilities))
 
 
-def dark_knowledge(images, labels, soft_targets, class_names, temperature=None):
+def dark_knowledge(
+    images: np.ndarray,
+    labels: np.ndarray,
+    soft_targets: np.ndarray,
+    class_names: Sequence[str],
+    temperature: float | None = None,
+) -> Any:
     """What the teacher tells beside the label: its mean soft target for each class.
 
     Args:
@@ -106,7 +127,13 @@ def dark_knowledge(images, labels, soft_targets, class_names, temperature=None):
     return figure
 
 
-def confusions(images, labels, soft_targets, class_names, most=6):
+def confusions(
+    images: np.ndarray,
+    labels: np.ndarray,
+    soft_targets: np.ndarray,
+    class_names: Sequence[str],
+    most: int = 6,
+) -> Any:
     """The pairs of classes that the teacher finds nearest, with the images that show it.
 
     Args:
@@ -122,8 +149,13 @@ def confusions(images, labels, soft_targets, class_names, most=6):
 
 
 def disagreements(
-    images, labels, teacher_probabilities, student_probabilities, class_names, most=12
-):
+    images: np.ndarray,
+    labels: np.ndarray,
+    teacher_probabilities: np.ndarray,
+    student_probabilities: np.ndarray,
+    class_names: Sequence[str],
+    most: int = 12,
+) -> Any:
     """The images on which student and teacher differ most, and what each of them says.
 
     Args:
@@ -143,7 +175,11 @@ def disagreements(
     return drawing_images.disagreements(data, images)
 
 
-def accuracy_by_size(models, exports, colours=None):
+def accuracy_by_size(
+    models: Sequence[Mapping[str, Any]],
+    exports: Sequence[Mapping[str, Any]],
+    colours: Mapping[str, str] | None = None,
+) -> Any:
     """Accuracy over bytes on disk, of the models and of the exported files.
 
     Args:
@@ -157,7 +193,11 @@ def accuracy_by_size(models, exports, colours=None):
     return _by_cost(models, exports, "bytes", colours)
 
 
-def accuracy_by_latency(models, exports, colours=None):
+def accuracy_by_latency(
+    models: Sequence[Mapping[str, Any]],
+    exports: Sequence[Mapping[str, Any]],
+    colours: Mapping[str, str] | None = None,
+) -> Any:
     """Accuracy over milliseconds an image, as `accuracy_by_size`."""
     return _by_cost(models, exports, "latency_ms", colours)
 

@@ -2,8 +2,12 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+
+import keras
 
 from keras_distill._files import written_beside
+from keras_distill._types import PathLike
 from keras_distill.reporting import page
 from keras_distill.reporting import style
 from keras_distill.reporting.checks import check_results
@@ -14,7 +18,11 @@ from keras_distill.reporting.source import Missing
 from keras_distill.reporting.source import Source
 
 
-def report(run_folder, layer=None, networks=None):
+def report(
+    run_folder: RunFolder | PathLike,
+    layer: str | None = None,
+    networks: Mapping[str, keras.Model] | None = None,
+) -> pathlib.Path:
     """Writes `report.html`, one file that needs nothing else, and the pictures in `figures`.
 
     Of each picture `figures/NAME.png`, `NAME-dark.png`, drawn for dark pages, and `NAME.json`,

@@ -4,12 +4,15 @@ import json
 import math
 import numbers
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from keras_distill._checks import is_finite
 from keras_distill._checks import message
 from keras_distill._files import written_beside
+from keras_distill._types import PathLike
 
 MOST_DEPTH = 50
 
@@ -35,7 +38,7 @@ class RunFolder:
         NotADirectoryError: If `path` is a file.
     """
 
-    def __init__(self, path, create=True):
+    def __init__(self, path: PathLike, create: bool = True) -> None:
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(
@@ -55,7 +58,7 @@ class RunFolder:
     def __repr__(self):
         return f"RunFolder({str(self.path)!r})"
 
-    def start(self, settings):
+    def start(self, settings: Mapping[str, Any]) -> bool:
         """Writes `settings.json`, or checks that the run goes on with the same ones.
 
         Args:
@@ -84,7 +87,7 @@ class RunFolder:
             )
         return True
 
-    def read_settings(self):
+    def read_settings(self) -> dict[str, Any]:
         """The run's settings; an empty dict where none were written.
 
         Raises:
@@ -92,7 +95,7 @@ class RunFolder:
         """
         return self._read_json("settings.json", default={})
 
-    def append_metrics(self, record):
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Appends one line to `metrics.jsonl`.
 
         Args:
@@ -111,7 +114,7 @@ class RunFolder:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line)
 
-    def read_metrics(self):
+    def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of `metrics.jsonl` as dicts, in their order.
 
         Raises:
@@ -132,7 +135,7 @@ class RunFolder:
             records.append(record)
         return records
 
-    def forget_metrics(self, first_epoch, **identity):
+    def forget_metrics(self, first_epoch: int, **identity: Any) -> None:
         """Drops the lines of a training from `first_epoch` on: they are about to be redone.
 
         Args:
@@ -153,11 +156,11 @@ class RunFolder:
             text = "".join(json.dumps(record) + "\n" for record in kept)
             pathlib.Path(temporary).write_text(text, encoding="utf-8")
 
-    def write_results(self, results):
+    def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes `results.json`; its form is that of `report`."""
         self._write_json("results.json", _plain(results))
 
-    def read_results(self):
+    def read_results(self) -> dict[str, Any]:
         """The run's results.
 
         Raises:
@@ -165,12 +168,12 @@ class RunFolder:
         """
         return self._read_json("results.json")
 
-    def write_pictures(self, **arrays):
+    def write_pictures(self, **arrays: np.ndarray) -> None:
         """Writes the arrays that `report` draws as `pictures.npz`."""
         with written_beside(self.path / "pictures.npz") as temporary:
             np.savez_compressed(temporary, **arrays)
 
-    def read_pictures(self):
+    def read_pictures(self) -> dict[str, np.ndarray]:
         """The arrays of `pictures.npz` by name; an empty dict where there is none."""
         path = self.path / "pictures.npz"
         if not path.exists():

@@ -2,8 +2,13 @@
 
 import io
 import warnings
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from keras_distill._types import PathLike
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too, then Tol's "muted" ones.
 ROLES = {"teacher": "#0072B2", "alone": "#E69F00", "distilled": "#009E73"}
@@ -20,7 +25,7 @@ PHOTO = "photograph"  # marks what keeps its colours in the dark
 DARK_PAPER, DARK_INK = (13, 17, 23), (230, 237, 243)
 
 
-def colours(names, roles=None):
+def colours(names: Iterable[str], roles: Mapping[str, str] | None = None) -> dict[str, str]:
     """A colour for each model, the same in all pictures of a report.
 
     Args:
@@ -166,7 +171,7 @@ def png(drawn):
     return _encoded(light), _encoded(dark)
 
 
-def save(drawn, path):
+def save(drawn: Any, path: PathLike) -> None:
     """Writes a figure as PNG, black on white."""
     with open(path, "wb") as file:
         file.write(png(drawn)[0])

@@ -3,6 +3,9 @@
 import dataclasses
 import html
 import math
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 from keras_distill._checks import message
 
@@ -17,7 +20,7 @@ class Table:
     columns: tuple
     rows: tuple
 
-    def text(self, width=None):
+    def text(self, width: int | None = None) -> str:
         """The table drawn for a terminal; nothing in it is ever cut off.
 
         Args:
@@ -48,7 +51,7 @@ class Table:
         lines = [line[1:].rstrip() for line in capture.get().splitlines()]
         return "\n".join([self.title, *filter(None, lines)])
 
-    def markdown(self):
+    def markdown(self) -> str:
         """The table in GitHub's Markdown, without its title."""
 
         def line(cells):
@@ -58,7 +61,7 @@ class Table:
         rule = ["---"] + ["---:"] * (len(self.columns) - 1)
         return "\n".join([line(self.columns), f"| {' | '.join(rule)} |", *map(line, self.rows)])
 
-    def html(self):
+    def html(self) -> str:
         """The table as an HTML element; every text is escaped."""
         heads = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
         rows = "".join(
@@ -88,12 +91,12 @@ class Gain:
     seeds: int
 
     @property
-    def exceeds(self):
+    def exceeds(self) -> bool:
         """Whether the gain is above twice its standard error."""
         return self.error is not None and self.mean > 2 * self.error
 
 
-def mean_and_error(values):
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and standard error of the mean (sample standard deviation / sqrt(count)).
 
     Args:
@@ -110,7 +113,7 @@ def mean_and_error(values):
     return mean, math.sqrt(variance / len(values))
 
 
-def paired_gain(baseline, model):
+def paired_gain(baseline: Sequence[float], model: Sequence[float]) -> Gain:
     """The gain of `model` over `baseline`, paired by seed.
 
     Args:
@@ -135,7 +138,7 @@ def paired_gain(baseline, model):
     return Gain(mean, error, len(model))
 
 
-def gain_sentence(results):
+def gain_sentence(results: Mapping[str, Any]) -> str:
     """Says in one sentence what the gain is and whether it exceeds twice its standard error.
 
     Args:
@@ -157,7 +160,7 @@ def gain_sentence(results):
     return f"{start}: the gain does not exceed twice its standard error, so none is shown."
 
 
-def models_table(results):
+def models_table(results: Mapping[str, Any]) -> Table:
     """Accuracy, agreement, calibration, size and speed of each model.
 
     Args:
@@ -182,7 +185,7 @@ def models_table(results):
     return table
 
 
-def exports_table(results):
+def exports_table(results: Mapping[str, Any]) -> Table | None:
     """Size, speed and parity of each exported file.
 
     Args:

@@ -7,7 +7,7 @@ from keras import layers
 from keras import ops
 
 import keras_distill as kd
-from keras_distill.models.base import Outputs
+from keras_distill.models.outputs import Outputs
 from tests.models import nets
 from tests.oracles import self_distillation as oracle
 from tests.oracles.finite_differences import gradient

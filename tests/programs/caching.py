@@ -9,20 +9,17 @@ does anything, so that a kill meets the build and not the imports.
 
 import hashlib
 import json
-import os
 import pathlib
-import resource
-import signal
 import sys
-import time
-import traceback
 
 import keras
 import numpy as np
 
 import keras_distill as kd
 from keras_distill.data import teacher_cache
+from tests.programs import children
 
+FULL = 3
 SAMPLES, VIEWS, BLOCK = 512, 6, 16
 
 
@@ -39,29 +36,13 @@ def build(path):
     )
 
 
-def child(path, limit=None):
-    """Starts a build in a process of its own; its number."""
-    number = os.fork()
-    if number:
-        return number
-    status = 1
+def build_where_there_is_no_room(path):
+    """The status of a build that the disk has no room for."""
     try:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         build(path)
-        status = 0
     except OSError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        status = 3
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def ended(number):
-    """The exit status of a child, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        return FULL
 
 
 def content(path):
@@ -73,34 +54,24 @@ def content(path):
 def main(folder, kills):
     folder = pathlib.Path(folder)
     for name in ("first", "undisturbed"):  # The first one warms the machine's caches.
-        start = time.perf_counter()
-        assert ended(child(folder / name)) == 0
-        length = time.perf_counter() - start
+        length = children.timed(build, folder / name)
     expected = content(folder / "undisturbed")
-    inside = equal = 0
-    for i in range(kills):
-        path = folder / f"killed_{i}"
-        number = child(path)
-        time.sleep((i + 0.5) / kills * length)
-        os.kill(number, signal.SIGKILL)
-        inside += ended(number) == -signal.SIGKILL
-        status = ended(child(path))
-        assert status == 0, (i, status, inside)
+    killed = list(children.killed(kills, length, build, lambda i: folder / f"killed_{i}"))
+    equal = 0
+    for path in killed:
+        assert children.run(build, path) == 0
         equal += content(path) == expected
     # A disk that is full: a file may have so many bytes and no more.
-    full = ended(child(folder / "full", limit=6000))
-    assert ended(child(folder / "full")) == 0
-    print(
-        json.dumps(
-            {
-                "seconds": length,
-                "inside": inside,
-                "equal": equal,
-                "full": full,
-                "after_full": content(folder / "full") == expected,
-            }
-        )
-    )
+    full = children.run(build_where_there_is_no_room, folder / "full", limit=6000)
+    assert children.run(build, folder / "full") == 0
+    found = {
+        "seconds": length,
+        "inside": len(killed),
+        "equal": equal,
+        "full": full,
+        "after_full": content(folder / "full") == expected,
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ belongs into `place.run`, so that a second call finds it.
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 
 import keras
@@ -41,16 +41,17 @@ from keras_distill import _checks
 from keras_distill import data
 from keras_distill import reporting
 from keras_distill._files import written_beside
-from keras_distill.recipes import comparing
+from keras_distill.callbacks.non_finite import NonFiniteLoss
+from keras_distill.experiments.entries import budgets
+from keras_distill.experiments.entries import entry
+from keras_distill.experiments.entries import with_gains
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes import training
 from keras_distill.recipes.schemes import Options
-from keras_distill.reporting import tables
 from keras_distill.reporting.runs import read_object
 
 SCALES = ("tiny", "small", "full")
-LAST, BEST = ("accuracy", "gain"), ("best_accuracy", "best_gain")
 ORDER_OF_NOISE = 0  # seed of the wrong labels: the same in all runs
 
 
@@ -133,14 +134,16 @@ class Place:
         seeds: The seeds.
         data_dir: As in `kd.data.load`.
         say: Called with each line for the person who waits.
+        out: The folder of the results of all experiments.
     """
 
-    def __init__(self, run, scale, seeds, data_dir=None, say=print):
+    def __init__(self, run, scale, seeds, data_dir=None, say=print, out="results"):
         self.run = run
         self.scale = scale
         self.seeds = list(seeds)
         self.data_dir = data_dir
         self.say = say
+        self.out = pathlib.Path(out)
         self.load = functools.cache(self._load)
 
     def _load(self, noise=0.0):
@@ -154,6 +157,16 @@ class Place:
     def model(self, row, seed):
         """The file of what the row with this id trained."""
         return training.model_path(self.run, file_name(row, seed))
+
+    def check(self, name, settings):
+        """Raises where a training of that name was begun with other settings; else stores them."""
+        settings = json.loads(json.dumps(settings))
+        there = self.stored(f"{name}_settings", lambda: settings)
+        if there != settings:
+            raise ValueError(
+                f"Expected the settings that {name} was begun with: {there}. Received: {settings}. "
+                "Choose another --work, or begin anew with --restart."
+            )
 
     def stored(self, name, measure):
         """What `measure()` returned, a dict of plain values, read where it was stored before.
@@ -219,79 +232,35 @@ def rows(*every):
         raise ValueError(_checks.message("rows with names of their own", "rows", ids))
 
     def measure(place):
-        records = {row.id: [] for row in every}
+        records, remarks = {row.id: [] for row in every}, []
         costs = {}
         for place_of_seed, seed in enumerate(place.seeds):
             for row in every:
                 if row.seeds is not None and place_of_seed >= row.seeds:
                     continue
-                record = row.measure(place, row, seed)
+                try:
+                    record = row.measure(place, row, seed)
+                except NonFiniteLoss as error:
+                    remarks.append(f"{row.id} diverged with seed {seed}: {error}")
+                    place.say(remarks[-1])
+                    continue
                 for other in row.needs:
                     record["images"]["before"] += costs[other, seed]
                 costs[row.id, seed] = sum(record["images"].values())
                 records[row.id].append(record)
                 place.say(
-                    f"{row.id}, seed {seed}: {100 * record['accuracy']:.2f} %, best "
-                    f"{100 * record['best_accuracy']:.2f} %, {record['seconds']:.0f} s"
+                    f"{row.id}, seed {seed}: {100 * record['accuracy']:.2f} %, "
+                    f"{record['seconds']:.0f} s"
                 )
                 keras.backend.clear_session(free_memory=False)  # many graphs stay otherwise
         kept = [row for row in every if records[row.id]]
         entries = [entry(row.name, row.what, records[row.id], row.group) for row in kept]
-        return {"comparison": with_gains(entries), "remarks": budgets(entries, place.scale)}
+        return {
+            "comparison": with_gains(entries),
+            "remarks": remarks + budgets(entries, place.scale),
+        }
 
     return measure
-
-
-def entry(name, what, records, group=""):
-    """One of `comparison`: a row's records and the statistics of their accuracies.
-
-    Args:
-        name, what, group: As in `Row`.
-        records: Dicts with `seed` and `accuracy`, and with `best_accuracy` where it is known.
-
-    Returns:
-        A dict of `id`, `name`, `group`, `what`, `records`, and for each of the two accuracies
-        `mean`, `deviation`, `error` (of the mean) and `values`.
-    """
-    made = {"id": f"{group}/{name}" if group else name, "name": name, "group": group}
-    made |= {"what": what, "records": records}
-    for key, _ in (LAST, BEST):
-        values = [record[key] for record in records if key in record]
-        if values:
-            mean, error = tables.mean_and_error(values)
-            deviation = None if error is None else error * math.sqrt(len(values))
-            made[key] = {"mean": mean, "deviation": deviation, "error": error, "values": values}
-    return made
-
-
-def with_gains(entries):
-    """Adds `gain` and `best_gain` over the first entry of each group, at the seeds of both.
-
-    Each is `mean`, `error` (None for one seed) and `seeds`.
-    """
-    first = {}
-    for made in entries:
-        base = first.setdefault(made["group"], made)
-        own, its = ({record["seed"]: record for record in e["records"]} for e in (made, base))
-        seeds = [seed for seed in own if seed in its]
-        for key, gain in (LAST, BEST):
-            if made is not base and seeds and key in made and key in base:
-                sides = ([records[seed][key] for seed in seeds] for records in (its, own))
-                found = tables.paired_gain(*sides)
-                made[gain] = {"mean": found.mean, "error": found.error, "seeds": found.seeds}
-    return entries
-
-
-def budgets(entries, scale):
-    """Sentences on what differs between the rows of each group beside the scheme."""
-    groups = {}
-    for made in entries:
-        groups.setdefault(made["group"], {})[made["name"]] = made["records"]
-    lines = []
-    for group, records in groups.items():
-        start = f"{group}: " if group else ""
-        lines += [start + line for line in comparing.remarks(records, scale.options)]
-    return lines
 
 
 def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None, **arguments):
@@ -306,7 +275,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         at_end: A function of `(model, images)`, the wrapper and the test `ImageData`, that
             returns a dict which is added to the record. Called after the last epoch.
         after: The same of `(place, row, seed)`, called when the training is done.
-        **arguments: Of the recipe, such as `students=3`.
+        **arguments: Of the recipe, such as `students=3`; plain values.
 
     Returns:
         A function of `(place, row, seed)` that returns the record of `running.carry_out`, with
@@ -327,13 +296,14 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         options = place.scale.options.filled()
         options = change(options).filled() if change else options
         name, split = file_name(row.id, seed), place.load(noise)
+        place.check(name, {"recipe": base, "noise": noise, "arguments": arguments})
         extras = pathlib.Path(place.run) / "measured" / f"{name}.json"
         looks = [AtTheEnd(at_end, split.test, extras)] if at_end else []
         files = name, f"{name}_teacher"
         record = running.carry_out(
             place.run, recipe, split, options, seed, files=files, callbacks=looks
         )
-        record = {**record, "seed": seed}
+        record = {**record, "seed": seed, "arguments": arguments}
         if at_end:
             record |= read_object(extras)
         if after:
@@ -375,7 +345,10 @@ def begin(experiment, scale, work, restart=False):
     Raises:
         ValueError: If the folder was begun with other settings.
     """
-    run = reporting.RunFolder(pathlib.Path(work) / f"{experiment.name}_{scale}")
+    folder = pathlib.Path(work) / f"{experiment.name}_{scale}"
     settings = {"experiment": experiment.name, "scale": scale, **experiment.scale(scale).settings()}
-    training.begin(run, settings, restart)
+    if restart and (folder / "settings.json").exists():  # else it is none of ours
+        shutil.rmtree(folder)
+    run = reporting.RunFolder(folder)
+    training.begin(run, settings)
     return run

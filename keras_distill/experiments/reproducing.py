@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import platform
+from typing import Any
+from typing import Literal
 
 import keras
 import numpy as np
@@ -11,10 +13,19 @@ import numpy as np
 from keras_distill import _checks
 from keras_distill import _version
 from keras_distill._files import written_beside
+from keras_distill._types import PathLike
+from keras_distill._types import Say
+from keras_distill.experiments import compression
+from keras_distill.experiments import definitions
+from keras_distill.experiments import losses
+from keras_distill.experiments import memory
+from keras_distill.experiments import mutual
+from keras_distill.experiments import mysteries
+from keras_distill.experiments import pages
+from keras_distill.experiments import self_distillation
+from keras_distill.experiments import synthetic
+from keras_distill.experiments.definitions import Experiment
 from keras_distill.recipes import comparing
-from keras_distill.recipes import experiment_pages
-from keras_distill.recipes import experiments as definitions
-from keras_distill.recipes import experiments_mutual
 from keras_distill.recipes import results as run_results
 from keras_distill.reporting import style
 from keras_distill.reporting.runs import read_object
@@ -22,7 +33,23 @@ from keras_distill.reporting.runs import read_object
 
 def experiments():
     """All `Experiment`s by name, in the order of their importance."""
-    every = (experiments_mutual.MUTUAL, experiments_mutual.COHORTS)
+    every = (
+        mysteries.DEEP,
+        mutual.MUTUAL,
+        self_distillation.SELF,
+        compression.COMPRESSION,
+        losses.PREDICTIONS,
+        losses.LAYERS,
+        self_distillation.NOISE,
+        mutual.COHORTS,
+        self_distillation.AUGMENTATION,
+        memory.MEMORY,
+        losses.SECOND,
+        mysteries.RANDOM_FEATURES,
+        mysteries.TANGENT,
+        synthetic.GAUSSIAN,
+        synthetic.MULTI_VIEW,
+    )
     return {experiment.name: experiment for experiment in every}
 
 
@@ -51,16 +78,16 @@ def listed():
 
 
 def reproduce(
-    experiment,
-    scale="small",
-    out="results",
-    figures=None,
-    work="runs/reproduce",
-    seeds=None,
-    data_dir=None,
-    restart=False,
-    say=print,
-):
+    experiment: str | Experiment,
+    scale: Literal["tiny", "small", "full"] = "small",
+    out: PathLike = "results",
+    figures: PathLike | None = None,
+    work: PathLike = "runs/reproduce",
+    seeds: int | None = None,
+    data_dir: PathLike | None = None,
+    restart: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
     """Carries an experiment out, judges the claims, and writes JSON, page and figure.
 
     What is trained is kept in `work`, network by network: a second call goes on where the first
@@ -95,7 +122,7 @@ def reproduce(
         _check(path, scale, budget, seeds)
     run = definitions.begin(experiment, scale, work, restart)
     say(f"{experiment.name}, {scale}: {experiment.question}")
-    place = definitions.Place(run, budget, seeds, data_dir, say)
+    place = definitions.Place(run, budget, seeds, data_dir, say, out)
     found = experiment.measure(place)
     results = {
         "experiment": experiment.name,
@@ -152,14 +179,14 @@ def write_page(path, figures=None, experiment=None, say=print):
     picture = folder / f"{experiment.name}.png"
     address = pathlib.PurePath(os.path.relpath(picture, path.parent)).as_posix()
     try:
-        drawn = (experiment.figure or experiment_pages.figure)(results)
+        drawn = (experiment.figure or pages.figure)(results)
     except ImportError as error:
         say(f"No figure: {error}")
         address = None
     else:
         folder.mkdir(parents=True, exist_ok=True)
         style.save(drawn, picture)
-    text = experiment_pages.page(results, experiment, address)
+    text = pages.page(results, experiment, address)
     with written_beside(path.with_suffix(".md")) as temporary:
         pathlib.Path(temporary).write_text(text, encoding="utf-8")
 

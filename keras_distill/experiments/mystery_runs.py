@@ -7,11 +7,11 @@ it is done, and returns plain numbers: six rows, and the accuracy by size of the
 import numpy as np
 
 from keras_distill import reporting
+from keras_distill.experiments.mystery_networks import ROWS
+from keras_distill.experiments.mystery_networks import Study
+from keras_distill.experiments.mystery_networks import StudyNetworks
+from keras_distill.experiments.mystery_networks import accuracy
 from keras_distill.recipes import training
-from keras_distill.recipes.studies import ROWS
-from keras_distill.recipes.studies import Study
-from keras_distill.recipes.studies import StudyNetworks
-from keras_distill.recipes.studies import accuracy
 
 __all__ = ["ROWS", "Study", "accuracy_by_size", "carry_out"]
 

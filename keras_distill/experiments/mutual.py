@@ -4,23 +4,23 @@ import dataclasses
 
 import numpy as np
 
+from keras_distill.experiments.claims import ACCURACY
+from keras_distill.experiments.claims import Claim
+from keras_distill.experiments.claims import Measure
+from keras_distill.experiments.claims import every
+from keras_distill.experiments.claims import larger
+from keras_distill.experiments.claims import smaller
+from keras_distill.experiments.definitions import Experiment
+from keras_distill.experiments.definitions import Row
+from keras_distill.experiments.definitions import Scale
+from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import trained
+from keras_distill.experiments.pages import column
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.mutual import MutualLearner
 from keras_distill.recipes import networks
 from keras_distill.recipes import paper
-from keras_distill.recipes.claims import ACCURACY
-from keras_distill.recipes.claims import Claim
-from keras_distill.recipes.claims import Measure
-from keras_distill.recipes.claims import every
-from keras_distill.recipes.claims import larger
-from keras_distill.recipes.claims import smaller
-from keras_distill.recipes.experiment_pages import column
-from keras_distill.recipes.experiments import Experiment
-from keras_distill.recipes.experiments import Row
-from keras_distill.recipes.experiments import Scale
-from keras_distill.recipes.experiments import rows
-from keras_distill.recipes.experiments import trained
 from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.tasks import OTHER_SEEDS
 from keras_distill.recipes.training import Forwards
@@ -34,8 +34,9 @@ EACH = Measure("mean_accuracy")
 PEER = Measure("peer_accuracy")
 LEAST = 1e-12  # probability
 
-TINY = Options(student="small-2", teacher="small-3", ensemble=1, epochs=1, batch_size=16, looks=1)
-SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1)
+TINY = Options(student="small-2", teacher="small-3", ensemble=1, epochs=1, batch_size=30, looks=1)
+# Each look at 10,000 test images costs as much as three epochs.
+SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1, looks=5)
 FULL = Options(setting="paper", student="resnet32", teacher="wrn-28-10")
 
 
@@ -49,7 +50,7 @@ def scales(seeds, minutes, small=SMALL, full=FULL, **more):
         **more: As in `Scale`, for "small" and "full".
     """
     return {
-        "tiny": Scale("digits", TINY, 1, limit=32, test_limit=40, **more),
+        "tiny": Scale("digits", TINY, 1, limit=60, test_limit=40, **more),
         "small": Scale("fashion_mnist", small, seeds, limit=1000, minutes=minutes, **more),
         "full": Scale("cifar10", full, seeds, **more),
     }
@@ -123,7 +124,7 @@ MUTUAL = Experiment(
     title="Mutual learning: two students, equal and unequal, and trained teachers",
     question="Do students that learn from each other end up better than alone, or than from a "
     "trained teacher?",
-    scales=scales(5, 22),
+    scales=scales(5, 16),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", at_end=answers)),
         Row(
@@ -203,9 +204,16 @@ MUTUAL = Experiment(
 )
 
 
-def _cohort(size, name=None, what=None, **arguments):
+def _plan_of_cohort(place, task, students, **options):
+    """The recipe "mutual" with more of `MutualLearner`'s arguments."""
+    cohort = [task.build(k, f"student{k + 1}") for k in range(students)]
+    forwards = Forwards(student=task.count, peers=task.count * (students - 1))
+    return task.plan(MutualLearner(cohort, **options), cohort[0], forwards=forwards)
+
+
+def _cohort(size, name=None, what=None, **options):
     what = what or f"{size} students, each taught by each other one."
-    measure = trained("mutual", at_end=answers, students=size, **arguments)
+    measure = trained("mutual", _plan_of_cohort, at_end=answers, students=size, **options)
     return Row(name or f"cohort_{size}", what, measure)
 
 
@@ -222,7 +230,7 @@ COHORTS = Experiment(
     title="Mutual learning in cohorts of two to five, DML and DML_e",
     question="Are larger cohorts better, does it matter whether peers teach one by one or as their "
     "mean, and what is a cohort worth as an ensemble?",
-    scales=scales(3, 25),
+    scales=scales(3, 14),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline", at_end=answers)),
         *(_cohort(size) for size in (2, 3, 4, 5)),

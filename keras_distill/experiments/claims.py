@@ -78,50 +78,55 @@ def limit(seeds):
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
-def paired(entry, other, measure=ACCURACY, other_measure=None):
-    """The numbers of two entries at the seeds that both have: `(seeds, numbers, others)`."""
-    key, other_key = measure.key, (other_measure or measure).key
-    own, its = (
-        {record["seed"]: record[name] for record in each["records"] if record.get(name) is not None}
-        for each, name in ((entry, key), (other, other_key))
-    )
-    seeds = sorted(own.keys() & its.keys())
-    return seeds, [own[seed] for seed in seeds], [its[seed] for seed in seeds]
-
-
 def difference(entries, row, than, measure=ACCURACY, other_measure=None):
     """How much more one row has than another, seed by seed.
 
     Args:
         entries: A dict of id -> entry.
-        row, than: Ids of rows.
+        row, than: Ids of rows, or tuples of ids, of which the mean is taken.
         measure: What is compared.
         other_measure: The number of `than`, where it is another one than `row`'s.
 
     Returns:
         A dict of `row`, `than`, `key` (and `than_key` where it is another one), `mean` and `error`
         (standard error; None for one seed) in `unit`, `seeds` (how many), and `smallest`, the
-        smallest difference that these seeds could show (None for one seed).
-
-    Raises:
-        ValueError: If the rows share no seed.
+        smallest difference that these seeds could show (None for one seed). Without a seed at
+        which both have the number, `mean` is None too.
     """
-    seeds, own, others = paired(entries[row], entries[than], measure, other_measure)
-    if not seeds:
-        raise ValueError(_checks.message(f"seeds that {row} and {than} share", "seeds", seeds))
-    gain = tables.paired_gain(others, own)
-    error = None if gain.error is None else measure.scale * gain.error
-    found = {"row": row, "than": than, "key": measure.key}
-    if other_measure is not None and other_measure.key != measure.key:
+    other_measure = other_measure or measure
+    own, its = _by_seed(entries, row, measure), _by_seed(entries, than, other_measure)
+    seeds = sorted(own.keys() & its.keys())
+    found = {"row": _named(row), "than": _named(than), "key": measure.key}
+    if other_measure.key != measure.key:
         found["than_key"] = other_measure.key
-    return {
-        **found,
-        "mean": measure.scale * gain.mean,
-        "error": error,
-        "unit": measure.unit,
-        "seeds": len(seeds),
-        "smallest": None if error is None else limit(len(seeds)) * error,
-    }
+    found |= {"mean": None, "error": None, "unit": measure.unit, "seeds": len(seeds)}
+    if not seeds:
+        return {**found, "smallest": None}
+    gain = tables.paired_gain([its[seed] for seed in seeds], [own[seed] for seed in seeds])
+    found["mean"] = measure.scale * gain.mean
+    if gain.error is None:
+        return {**found, "smallest": None}
+    error = measure.scale * gain.error
+    return {**found, "error": error, "smallest": limit(len(seeds)) * error}
+
+
+def _by_seed(entries, row, measure):
+    """Seed -> number; of several rows their mean, at the seeds that all have."""
+    rows = [row] if isinstance(row, str) else row
+    every = [
+        {
+            record["seed"]: record[measure.key]
+            for record in entries.get(name, {"records": []})["records"]
+            if record.get(measure.key) is not None
+        }
+        for name in rows
+    ]
+    shared = set.intersection(*map(set, every))
+    return {seed: sum(own[seed] for own in every) / len(every) for seed in shared}
+
+
+def _named(row):
+    return row if isinstance(row, str) else f"mean of {len(row)} rows"
 
 
 def larger(row, than, measure=ACCURACY, other_measure=None):
@@ -159,11 +164,11 @@ def alike(row, than, within, measure=ACCURACY):
 
     def judge(entries):
         found = {**difference(entries, row, than, measure), "within": within}
-        mean, smallest, verdict = abs(found["mean"]), found["smallest"], OPEN
-        if smallest is not None and mean + smallest < within:
-            verdict = AGREES
-        elif smallest is not None and mean - smallest > within:
-            verdict = CONTRADICTS
+        verdict = OPEN
+        if found["smallest"] is not None:
+            mean, smallest = abs(found["mean"]), found["smallest"]
+            verdict = AGREES if mean + smallest < within else verdict
+            verdict = CONTRADICTS if mean - smallest > within else verdict
         return {"verdict": verdict, "differences": [found]}
 
     return judge
@@ -191,6 +196,8 @@ def said(found):
     if "than_key" in found:
         keys = found["key"], found["than_key"]
         names = [f"{name}'s {key.replace('_', ' ')}" for name, key in zip(names, keys)]
+    if found["mean"] is None:
+        return f"{' - '.join(names)}: not measured"
     digits = 2 if found["unit"] == "points" else 3
     text = f"{' - '.join(names)}: {found['mean']:+.{digits}f}"
     if found["error"] is None:

@@ -176,11 +176,21 @@ class StudyNetworks:
         return self._answers(f"single_{seed}", plan)
 
     def average(self, number):
-        """Networks trained together on the label loss of their mean logits."""
+        """Networks trained together on the label loss of their mean logits.
+
+        A member gets a share of the gradient, so the learning rate is that of a single network
+        times the members, and the weight decay is divided by them: each takes steps of its own
+        size. The mean would learn as many times more slowly otherwise.
+        """
 
         def plan():
             seeds = self.study.group(number)
-            task = self.study.task(seeds[0])
+            setting = self.study.setting
+            setting = setting.changed(
+                learning_rate=setting.learning_rate * len(seeds),
+                weight_decay=setting.weight_decay / len(seeds),
+            )
+            task = dataclasses.replace(self.study.task(seeds[0]), setting=setting)
             model = _ensemble([self.study.build(seed) for seed in seeds], objective="average")
             forwards = Forwards(student=task.count * len(seeds))
             return task.plan(model, model, forwards=forwards)

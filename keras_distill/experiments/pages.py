@@ -1,14 +1,15 @@
 """The page and the figure of an experiment, made from its `results/NAME.json` alone."""
 
 from keras_distill import reporting
-from keras_distill.recipes import claims
+from keras_distill.experiments import claims
 from keras_distill.reporting import drawing_rows
 from keras_distill.reporting import tables
 
+DEVIATION = 0.8  # points
 COPIES = (
-    "Most CIFAR-10 images of the prepared copy that this project ships its figures from are JPEG "
-    "copies of the originals (41,664 of 50,000 training and 8,983 of 10,000 test images): compare "
-    "the rows with each other, not with published figures."
+    "In the prepared CIFAR-10 behind this project's own figures 41,664 of 50,000 training and "
+    "8,983 of 10,000 test images are JPEG copies of the originals: compare the rows with each "
+    "other, not with published figures."
 )
 
 
@@ -22,8 +23,9 @@ def page(results, experiment=None, figure=None):
     """
     parts = [f"# {results['title']}", results["question"]]
     parts.append(f"Made by `{results['command']}`. {conditions(results)}")
+    parts += _planned(results)
     if figure:
-        parts.append(f"![{results['title']}: accuracy of each row]({figure})")
+        parts.append(f"![Figure: {results['title']}]({figure})")
     columns = experiment.columns if experiment else {}
     own = experiment.tables(results) if experiment and experiment.tables else []
     for table in [*comparison_tables(results, columns), *own]:
@@ -50,6 +52,23 @@ def conditions(results):
     ]
     text = "; ".join(lines) + "."
     return f"{text} {COPIES}" if data["name"].startswith("cifar10") else text
+
+
+def _planned(results):
+    """What the seeds were expected to show, from the deviations of a study before."""
+    seeds = len(results["seeds"])
+    if seeds < 2 or not _has_accuracy(results):
+        return []
+    smallest = claims.limit(seeds) * DEVIATION / seeds**0.5
+    return [
+        f"Planned before the runs: a study before had deviations of about {DEVIATION:g} points "
+        f"between paired seeds, so that {seeds} seeds can show a difference of {smallest:.1f} "
+        "points; what they could show in fact stands beside each difference."
+    ]
+
+
+def _has_accuracy(results):
+    return any("accuracy" in entry for entry in results["comparison"])
 
 
 def _count(number, thing):
@@ -163,6 +182,8 @@ def _seconds(entry):
 
 def _legend(results):
     rows = [f"- {entry['id']}: {entry['what']}" for entry in results["comparison"] if entry["what"]]
+    if not _has_accuracy(results):
+        return rows
     about = (
         "Accuracy on the test images after the last epoch, and the best of the epochs looked at "
         "(chosen on the test images, so too high for all rows): mean ± standard deviation over "
