@@ -13,6 +13,8 @@ question, data, networks and seeds on its page, with every mean and its deviatio
 or does not, where the difference, taken seed by seed, exceeds what so many seeds could show; else
 it cannot be told. `python scripts/reproduce.py NAME` makes each of them again, and
 `--scale full` has the papers' recipes."""
+MULTIPLICITY = """Claims judged here: {count}, each on its own at the 5 % level. Where there was
+nothing to find, about one comparison in twenty would agree or disagree by chance."""
 NOTHING = "Nothing is measured here yet: there is no experiment in `results/`."
 
 
@@ -26,6 +28,15 @@ def found(folder=RESULTS):
     return sorted(every, key=lambda each: each[1]["title"])
 
 
+def conditions(results):
+    """Data, seeds and scale of an experiment in a line."""
+    data, seeds = results["dataset"], len(results["seeds"])
+    return (
+        f"{data['name']}, {data['train']:,} training images, {seeds} "
+        f"seed{'s' if seeds > 1 else ''}, scale `{results['scale']}`."
+    )
+
+
 def index(every):
     """The Markdown of the page that lists the claims.
 
@@ -34,10 +45,12 @@ def index(every):
     """
     if not every:
         return f"{ABOUT}\n\n{NOTHING}\n"
-    parts = [ABOUT]
+    count = sum(len(results["claims"]) for _, results in every)
+    parts = [ABOUT, MULTIPLICITY.format(count=count)]
     for path, results in every:
         parts.append(f"## [{results['title']}]({path.stem}.md)")
         parts.append(results["question"])
+        parts.append(conditions(results))
         rows = [f"| {each['claim']} | {each['verdict']} |" for each in results["claims"]]
         if rows:
             parts.append("\n".join(["| claim | here |", "| --- | --- |", *rows]))

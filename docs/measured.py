@@ -18,7 +18,8 @@ NOTHING = (
 )
 WIDTH, LEFT, ROW = 640, 170, 30  # of a figure, its names and its rows
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "results"
-COLUMNS = "| data | trained by | test accuracy, % | gain, points | seeds |\n|---|---|---|---|---|"
+HEADS = ("data", "trained by", "test accuracy, %", "gain, points", "seeds", "images, all")
+COLUMNS = f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}"
 
 
 def points(found, sign=""):
@@ -40,6 +41,12 @@ def entries_of(results, names):
     return shown
 
 
+def images(entry):
+    """How many images all networks forward, those of trainings before among them."""
+    counts = (entry.get("records") or [{}])[0].get("images")
+    return f"{sum(counts.values()):,}" if counts else ""
+
+
 def rows(results, entries):
     """The rows of the table, one an entry."""
     data = results["dataset"]
@@ -48,7 +55,7 @@ def rows(results, entries):
         f"| {about}{', ' + entry['group'] if entry.get('group') else ''} | {entry['name']} "
         f"| {points(entry['accuracy'])} "
         f"| {points(entry['gain'], '+') if 'gain' in entry else ''} "
-        f"| {len(entry['accuracy']['values'])} |"
+        f"| {len(entry['accuracy']['values'])} | {images(entry)} |"
         for entry in entries
     ]
 
@@ -95,7 +102,7 @@ def table(names, folder=RESULTS):
         entries = entries_of(results, names)
         if entries:
             said = f"`{results['command']}`" if results.get("command") else f"`{path.name}`"
-            parts.append(f"From {said}, mean ± standard error:")
+            parts.append(f"From {said}, mean ± standard error; images forwarded by all networks:")
             parts.append("\n".join([COLUMNS, *rows(results, entries)]))
             parts.append(figure(entries))
     return "\n\n".join(parts) or NOTHING

@@ -7,9 +7,9 @@
     python scripts/reproduce.py mutual --page-only          # table and figure from the JSON
 
 A second call goes on where the first stopped, network by network; other settings in the same
-folder are an error. `tiny` is for tests, `small` for two cores, `full` has the papers' recipes and
-wants a GPU. Beside `results/NAME.json` stand the page, `results/NAME.md`, and the figure,
-`docs/figures/NAME.png`.
+folder are an error. Where an experiment fails the others go on, and the exit status is 1. `tiny`
+is for tests, `small` for two cores, `full` has the papers' recipes and wants a GPU. Beside
+`results/NAME.json` stand the page, `results/NAME.md`, and the figure, `docs/figures/NAME.png`.
 """
 
 import argparse
@@ -55,7 +55,13 @@ def main(given=None):
     out = pathlib.Path(options.out) if options.out else ROOT / "results"
     names = list(reproducing.experiments()) if options.all else options.names
     try:
-        for experiment in [reproducing.named(name) for name in names]:
+        chosen = [reproducing.named(name) for name in names]
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    failed = []
+    for experiment in chosen:
+        try:
             if options.page_only:
                 reproducing.write_page(out / f"{experiment.name}.json", figures, experiment)
                 continue
@@ -70,10 +76,12 @@ def main(given=None):
                 options.restart,
                 lambda line: print(line, flush=True),
             )
-    except (ValueError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        except (ValueError, OSError, ImportError, RuntimeError) as error:  # a loss of NaN is one
+            print(f"Error: {experiment.name}: {error}", file=sys.stderr)
+            failed.append(experiment.name)
+    if failed and len(chosen) > 1:
+        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -190,7 +190,12 @@ def test_results_become_a_table(tmp_path):
         "dataset": {"name": "digits", "train": 400},
         "comparison": [
             {"name": "baseline", "accuracy": {"mean": 0.88, "error": None, "values": [0.88]}},
-            {"name": "mutual", "accuracy": accuracy, "gain": {"mean": 0.02, "error": 0.004}},
+            {
+                "name": "mutual",
+                "accuracy": accuracy,
+                "gain": {"mean": 0.02, "error": 0.004},
+                "records": [{"images": {"student": 4000, "before": 500}}],
+            },
             {"name": "dlb", "accuracy": accuracy, "gain": {"mean": -0.01, "error": 0.004}},
             {"name": "baseline", "group": "noise", "accuracy": accuracy, "id": "noise/baseline"},
             {"name": "dlb", "group": "noise", "accuracy": accuracy, "id": "noise/dlb"},
@@ -201,8 +206,8 @@ def test_results_become_a_table(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"models": []}))
     table = measured.table(["mutual"], tmp_path)
     assert "`keras-distill compare`" in table
-    assert "| digits, 400 images | baseline | 88.00 |  | 1 |" in table
-    assert "| digits, 400 images | mutual | 90.00 ± 0.10 | +2.00 ± 0.40 | 2 |" in table
+    assert "| digits, 400 images | baseline | 88.00 |  | 1 |  |" in table
+    assert "| digits, 400 images | mutual | 90.00 ± 0.10 | +2.00 ± 0.40 | 2 | 4,500 |" in table
     assert "dlb" not in table
     assert table.count("<circle") == 3
     assert ">88.00 %<" in table
@@ -222,12 +227,15 @@ def test_experiments_become_pages(tmp_path):
     assert pages.NOTHING in pages.index(pages.found(tmp_path))
     claim = {"claim": "It helps.", "verdict": "cannot be told"}
     results = {"experiment": "x", "title": "Title", "question": "Does it?", "claims": [claim]}
+    results |= {"dataset": {"name": "digits", "train": 1000}, "seeds": [0, 1], "scale": "small"}
     (tmp_path / "x.json").write_text(json.dumps(results))
     (tmp_path / "other.json").write_text(json.dumps({"models": []}))
     assert pages.found(tmp_path) == []
     (tmp_path / "x.md").write_text("# Title\n\n![figure](../docs/figures/x.png)\n")
     index = pages.index(pages.found(tmp_path))
     assert "## [Title](x.md)\n\nDoes it?" in index
+    assert "digits, 1,000 training images, 2 seeds, scale `small`." in index
+    assert "Claims judged here: 1, each on its own at the 5 % level." in index
     assert "| It helps. | cannot be told |" in index
     assert "![figure](../figures/x.png)" in pages.page(tmp_path / "x.json")
 

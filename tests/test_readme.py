@@ -168,3 +168,19 @@ def test_block_parser():
     assert shell_commands(page) == ["make demo", "keras-distill train    --dataset digits"]
     assert named_commands(page) == {"train": {"--dataset"}, "export": {"--int8"}}
     assert heading_anchors("## What `kd.tap` does\n") == {"what-kdtap-does"}
+
+
+def test_gains_are_those_of_the_results():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "readme_gains.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_version_to_cite_is_this_one():
+    import keras_distill
+
+    assert f"version = {{{keras_distill.__version__}}}" in README.read_text(encoding="utf-8")

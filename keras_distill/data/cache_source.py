@@ -6,7 +6,7 @@ from keras_distill._checks import instance
 from keras_distill._checks import message
 from keras_distill.data.cache_recorder import array_fingerprint
 from keras_distill.data.pipeline import check_arrays
-from keras_distill.data.pipeline import map_in_order
+from keras_distill.data.pipeline import made_ahead
 from keras_distill.data.pipeline import on_host
 from keras_distill.data.replay import Draws
 from keras_distill.data.targets import check_no_labels
@@ -75,7 +75,7 @@ class Arrays:
             return self.view(replay, ids, (), Draws(*own))[0]
 
         ids = tf.data.Dataset.range(first, end).batch(batch_size)
-        return map_in_order(ids, take).prefetch(tf.data.AUTOTUNE)
+        return made_ahead(ids, take)
 
 
 class Samples:
@@ -115,4 +115,4 @@ class Samples:
             return self.view(replay, ids, element, own)[0]
 
         samples = self._dataset.enumerate().skip(first).take(end - first).batch(batch_size)
-        return map_in_order(samples, take).prefetch(tf.data.AUTOTUNE)
+        return made_ahead(samples, take)

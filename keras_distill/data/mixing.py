@@ -27,10 +27,12 @@ def keras_augment(*layers: Callable[..., Tensor]) -> Augment:
     of (seed, epoch, first sample): a resumed run repeats them.
 
     Args:
-        *layers: Layers of Keras that change images alone, such as
-            `keras.layers.RandomErasing(0.5, value_range=(0, 1))` (Cutout),
+        *layers: Layers of Keras that change images alone, such as `keras.layers.RandomErasing((1.0,
+            1.0), fill_value=0.0, value_range=(0, 1))` (a rectangle of each image, as Cutout has),
             `keras.layers.RandomTranslation(0.1, 0.1)`, `keras.layers.RandAugment(value_range=(0,
             1))`, or functions of (images, seeds).
+            Of a `factor` that is one number Keras draws the probability between 0 and it:
+            `RandomErasing(1.0)` erases half of the images, and fills with noise.
             For layers that mix images, see `mix` of `overlap_batches`.
 
     Returns:
@@ -40,7 +42,7 @@ def keras_augment(*layers: Callable[..., Tensor]) -> Augment:
         ValueError: If something else is among the layers.
 
     Example:
-        >>> cutout = keras.layers.RandomErasing(1.0, value_range=(0, 1))
+        >>> cutout = keras.layers.RandomErasing((1.0, 1.0), fill_value=0.0, value_range=(0, 1))
         >>> augment = kd.data.keras_augment(kd.data.crop_and_flip(), cutout)
     """
     for layer in layers:
@@ -83,7 +85,8 @@ def mixed(layer, views, labels, class_count, seed):
     """Views of one batch, mixed alike, and their labels.
 
     Args:
-        layer: `keras.layers.CutMix` or `keras.layers.MixUp`.
+        layer: `keras.layers.CutMix` or `keras.layers.MixUp`. CutMix of the paper's alpha of 1 is
+            `CutMix((1.0, 1.0))`; of `CutMix(1.0)`, Keras's default, it is drawn between 0 and 1.
         views: A list of float tensors `(batch, height, width, channels)`.
         labels: Class ids `(batch,)` or `(batch, 1)`, or distributions `(batch, classes)`.
         class_count: Number of classes; may be `None` for distributions.

@@ -11,6 +11,7 @@ from keras_distill.data.halves import ArraySource
 from keras_distill.data.halves import Halves
 from keras_distill.data.halves import SampleSource
 from keras_distill.data.pipeline import check_pipeline
+from keras_distill.data.pipeline import prefetched
 from keras_distill.data.targets import Targets
 
 
@@ -160,7 +161,7 @@ def _of_known_length(dataset, length):
     import tensorflow as tf
 
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
-    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    dataset = prefetched(dataset)
     dataset.overlaps = True  # Read by `check_overlap`, which then need not look.
     return dataset
 

@@ -244,7 +244,8 @@ def gaussian_images(
 
     Reference:
         Allen-Zhu and Li, 2020, https://arxiv.org/abs/2012.09816, the experiments on Gaussian-like
-        inputs; their targets come from dense, convolutional and residual networks.
+        inputs; their targets come, as we recall it, from dense, convolutional and residual
+        networks.
         Deviation: how the paper balances the classes is not known to us.
     """
     images = _gaussian_parts(train, test, image_shape, seed)

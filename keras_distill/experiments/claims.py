@@ -59,6 +59,11 @@ class Measure:
     scale: float = 100.0
 
 
+def recalled(source):
+    """A claim's source where we remember the claim, and have not read it there again."""
+    return f"{source}, as recalled, not checked here"
+
+
 ACCURACY = Measure()
 BEST = Measure("best_accuracy")
 

@@ -1,6 +1,6 @@
 """What an experiment of `scripts/reproduce.py` is, and how its rows are trained and measured.
 
-An experiment is an `Experiment` in a module of its own (`experiments_mutual`, ...), listed in
+An experiment is an `Experiment` in a module of its subject (`mutual`, ...), listed in
 `reproducing.experiments()`. It has a question, `Claim`s, and for each of the `SCALES` a `Scale`:
 data, networks, epochs and seeds, all fixed before anything runs.
 
@@ -52,7 +52,6 @@ from keras_distill.recipes.schemes import Options
 from keras_distill.reporting.runs import read_object
 
 SCALES = ("tiny", "small", "full")
-ORDER_OF_NOISE = 0  # seed of the wrong labels: the same in all runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +143,16 @@ class Place:
         self.data_dir = data_dir
         self.say = say
         self.out = pathlib.Path(out)
-        self.load = functools.cache(self._load)
+        self._loaded = functools.cache(self._load)
 
-    def _load(self, noise=0.0):
+    def load(self, noise=0.0, seed=0):
+        """The `Split`, loaded once; with a share of wrong training labels, the seed's own."""
+        return self._loaded(noise, seed if noise else 0)
+
+    def _load(self, noise, seed):
         scale = self.scale
         if noise:
-            return data.label_noise(self.load(), noise, seed=ORDER_OF_NOISE)
+            return data.label_noise(self.load(), noise, seed=seed)
         return data.load(
             scale.dataset, self.data_dir, limit=scale.limit, test_limit=scale.test_limit
         )
@@ -203,8 +206,9 @@ class Row:
         what: A sentence.
         measure: A function of `(place, row, seed)` that returns a record, such as `trained`.
         group: Rows are compared with the first of their group.
-        needs: Ids of the rows that are trained before with the same seed and used here; the
-            images that they forwarded count among those `before`.
+        needs: Ids of the rows that are trained before with the same seed and used here. The
+            images that they, and what they need, forwarded count among those `before`, once
+            each, and their seconds among the `seconds`.
         seeds: At most so many seeds; None for all.
     """
 
@@ -227,16 +231,25 @@ def rows(*every):
     Args:
         *every: `Row`s; those that others need come first.
     """
-    ids = [row.id for row in every]
-    if len(set(ids)) < len(ids) or any(not set(row.needs) <= set(ids) for row in every):
-        raise ValueError(_checks.message("rows with names of their own", "rows", ids))
+    needed = {}  # row's id -> all that it needs, and what these need
+    for row in every:
+        if row.id in needed or not set(row.needs) <= set(needed):
+            expected = "rows with names of their own, those that others need first"
+            raise ValueError(_checks.message(expected, "rows", [row.id for row in every]))
+        needed[row.id] = {*row.needs}.union(*(needed[other] for other in row.needs))
 
     def measure(place):
         records, remarks = {row.id: [] for row in every}, []
-        costs = {}
         for place_of_seed, seed in enumerate(place.seeds):
+            costs = {}  # row's id -> images and seconds of its own
             for row in every:
                 if row.seeds is not None and place_of_seed >= row.seeds:
+                    continue
+                missing = [other for other in row.needs if other not in costs]
+                if missing:
+                    has = f"has no seed {seed}, as it needs {', '.join(missing)}"
+                    remarks.append(f"{row.id} {has}, of which there is none.")
+                    place.say(remarks[-1])
                     continue
                 try:
                     record = row.measure(place, row, seed)
@@ -244,14 +257,16 @@ def rows(*every):
                     remarks.append(f"{row.id} diverged with seed {seed}: {error}")
                     place.say(remarks[-1])
                     continue
-                for other in row.needs:
-                    record["images"]["before"] += costs[other, seed]
-                costs[row.id, seed] = sum(record["images"].values())
+                costs[row.id] = sum(record["images"].values()), record["seconds"]
                 records[row.id].append(record)
                 place.say(
                     f"{row.id}, seed {seed}: {100 * record['accuracy']:.2f} %, "
                     f"{record['seconds']:.0f} s"
                 )
+                before = [costs[other] for other in sorted(needed[row.id])]
+                record["images"]["before"] += sum(images for images, _ in before)
+                seconds = record["seconds"] + sum(seconds for _, seconds in before)
+                record["seconds"] = round(seconds, 3)
                 keras.backend.clear_session(free_memory=False)  # many graphs stay otherwise
         kept = [row for row in every if records[row.id]]
         entries = [entry(row.name, row.what, records[row.id], row.group) for row in kept]
@@ -270,7 +285,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         base: Name of the recipe, whose setting is used.
         make: A function of `(place, task)` and the recipe's own keyword arguments that returns a
             `Plan`. Defaults to the recipe's.
-        noise: Share of wrong training labels.
+        noise: Share of wrong training labels, drawn by the seed.
         change: A function of the scale's `Options`, filled, that returns this row's.
         at_end: A function of `(model, images)`, the wrapper and the test `ImageData`, that
             returns a dict which is added to the record. Called after the last epoch.
@@ -295,7 +310,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
             recipe = dataclasses.replace(recipe, make=own, first=None)
         options = place.scale.options.filled()
         options = change(options).filled() if change else options
-        name, split = file_name(row.id, seed), place.load(noise)
+        name, split = file_name(row.id, seed), place.load(noise, seed)
         place.check(name, {"recipe": base, "noise": noise, "arguments": arguments})
         extras = pathlib.Path(place.run) / "measured" / f"{name}.json"
         looks = [AtTheEnd(at_end, split.test, extras)] if at_end else []
@@ -303,7 +318,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         record = running.carry_out(
             place.run, recipe, split, options, seed, files=files, callbacks=looks
         )
-        record = {**record, "seed": seed, "arguments": arguments}
+        record = {**record, "seed": seed, "arguments": arguments, "noise": noise}
         if at_end:
             record |= read_object(extras)
         if after:

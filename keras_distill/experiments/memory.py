@@ -6,6 +6,7 @@ from keras_distill.experiments.claims import Claim
 from keras_distill.experiments.claims import Measure
 from keras_distill.experiments.claims import alike
 from keras_distill.experiments.claims import every
+from keras_distill.experiments.claims import recalled
 from keras_distill.experiments.claims import smaller
 from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Scale
@@ -93,12 +94,12 @@ MEMORY = Experiment(
     claims=(
         Claim(
             f"DLB needs hardly more memory than the student alone (within {CLOSE:g} MiB).",
-            DLB,
+            recalled(DLB),
             alike("dlb", "baseline", CLOSE, TRAINING),
         ),
         Claim(
             "DLB needs less memory than the schemes that keep a second network.",
-            DLB,
+            recalled(DLB),
             every(*(smaller("dlb", name, TRAINING) for name in ("tf_kd_self", "mutual"))),
         ),
     ),

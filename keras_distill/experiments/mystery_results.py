@@ -41,9 +41,9 @@ WIDE = {  # Zagoruyko and Komodakis's training of wide residual networks on CIFA
 TINY = {"training": {**SGD, "epochs": 1, "batch_size": 16}, "members": 2, "students": 1}
 
 
-def claim(words, judge):
+def claim(words, judge, source=PAPER):
     """A `Claim` of the paper."""
-    return Claim(words, PAPER, judge)
+    return Claim(words, source, judge)
 
 
 def no_better(row, than, within):

@@ -1,7 +1,7 @@
 """Allen-Zhu and Li's comparison: one network, ensembles of it, and what is distilled from them.
 
-`carry_out(folder, study)` trains what a `studies.Study` asks, network by network, each stored when
-it is done, and returns plain numbers: six rows, and the accuracy by size of the ensemble.
+`carry_out(folder, study)` trains what a `mystery_networks.Study` asks, network by network, each
+stored when it is done, and returns plain numbers: six rows, and the accuracy by ensemble size.
 """
 
 import numpy as np

@@ -57,14 +57,29 @@ def conditions(results):
 def _planned(results):
     """What the seeds were expected to show, from the deviations of a study before."""
     seeds = len(results["seeds"])
-    if seeds < 2 or not _has_accuracy(results):
+    # The study before had the networks of the options, not those that `networks` tells.
+    if seeds < 2 or not _has_accuracy(results) or "networks" in results:
         return []
-    smallest = claims.limit(seeds) * DEVIATION / seeds**0.5
+    fewer = {}
+    for entry in results["comparison"]:
+        if len(entry["records"]) < seeds:
+            fewer.setdefault(len(entry["records"]), []).append(entry["id"])
+    others = [
+        f"{_count(count, 'seed')} ({', '.join(names)}) {_shown_by(count)}"
+        for count, names in sorted(fewer.items(), reverse=True)
+    ]
     return [
         f"Planned before the runs: a study before had deviations of about {DEVIATION:g} points "
-        f"between paired seeds, so that {seeds} seeds can show a difference of {smallest:.1f} "
-        "points; what they could show in fact stands beside each difference."
+        f"between paired seeds, so that {seeds} seeds can show {_shown_by(seeds)}"
+        f"{''.join(f', {other}' for other in others)}; what they could show in fact stands beside "
+        "each difference."
     ]
+
+
+def _shown_by(seeds):
+    if seeds < 2:
+        return "none"
+    return f"a difference of {claims.limit(seeds) * DEVIATION / seeds**0.5:.1f} points"
 
 
 def _has_accuracy(results):
@@ -189,10 +204,18 @@ def _legend(results):
         "(chosen on the test images, so too high for all rows): mean ± standard deviation over "
         "the seeds. Gains in points over the first row of a table, seed by seed, ± standard "
         "error; what the seeds could show is the smallest gain of the last epoch that they would "
-        "tell from none. Images forwarded: by the student with a gradient, and by all networks, "
-        "those trained before among them. Seconds: of one run."
+        "tell from none. All seeds train on the same images, so that deviations and errors are "
+        f"those of initial weights and order{_noise(results)}, not of the choice of images. Images "
+        "forwarded: by the student with a gradient, and by all networks, those trained before "
+        "among them. Seconds: of one result, with all trainings that it takes."
     )
     return [about, "", *rows] if rows else [about]
+
+
+def _noise(results):
+    records = [record for entry in results["comparison"] for record in entry["records"]]
+    noisy = any(record.get("noise") for record in records)
+    return " and, where labels are wrong, of which ones are" if noisy else ""
 
 
 def verdicts(results):

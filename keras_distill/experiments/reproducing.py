@@ -129,7 +129,7 @@ def reproduce(
         "title": experiment.title,
         "question": experiment.question,
         "scale": scale,
-        "command": f"python scripts/reproduce.py {experiment.name} --scale {scale}",
+        "command": _command(experiment.name, scale, None if len(seeds) == budget.seeds else seeds),
         "dataset": found.pop("dataset", None) or run_results.dataset_entry(place.load()),
         "settings": _plain(budget.settings()),
         "versions": versions(),
@@ -144,6 +144,12 @@ def reproduce(
     for claim in results["claims"]:
         say(f"{claim['verdict']}: {claim['claim']}")
     return results
+
+
+def _command(name, scale, seeds):
+    """What makes these results; `seeds` are None where they are the scale's."""
+    said = f"python scripts/reproduce.py {name} --scale {scale}"
+    return said if seeds is None else f"{said} --seeds {len(seeds)}"
 
 
 def _check(path, scale, budget, seeds):

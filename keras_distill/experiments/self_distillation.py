@@ -9,6 +9,7 @@ from keras_distill.experiments.claims import BEST
 from keras_distill.experiments.claims import Claim
 from keras_distill.experiments.claims import every
 from keras_distill.experiments.claims import larger
+from keras_distill.experiments.claims import recalled
 from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import rows
@@ -25,6 +26,10 @@ SMALL = Options(student="small-8-16-32", looks=5)
 FULL = Options(setting="paper", student="resnet32")
 NOISES = (0.2, 0.4, 0.6)
 SHIFTS = "with random shifts"
+# Of one number Keras draws between 0 and it: half of the images would not be erased, and CutMix's
+# alpha would change from batch to batch.
+ALWAYS = 1.0, 1.0
+SHARES = 0.02, 0.33  # of an image, erased
 
 
 def twice(options):
@@ -44,9 +49,10 @@ def _scheme(name, what, recipe=None, **options):
 
 SELF = Experiment(
     name="self_distillation",
-    title="Self-distillation: DLB and its rivals at equal numbers of forwarded images",
-    question="Which way of learning from itself makes a small network better, when all forward as "
-    "many images with a gradient?",
+    title="Self-distillation: DLB and its rivals",
+    question="Which way of learning from itself makes a small network better? The student forwards "
+    "as many images with a gradient in all rows but baseline_twice; tf_kd_self needs a training "
+    "before, which the images in all tell.",
     scales=scales(5, 17, SMALL, FULL),
     measure=rows(
         _scheme("baseline", "The student alone."),
@@ -80,7 +86,7 @@ SELF = Experiment(
         ),
         Claim(
             "DLB is better than the other schemes.",
-            DLB,
+            recalled(DLB),
             every(
                 *(
                     larger("dlb", other)
@@ -98,7 +104,7 @@ SELF = Experiment(
         ),
         Claim(
             "Label smoothing is better than plain labels.",
-            "Szegedy et al., 2016, https://arxiv.org/abs/1512.00567",
+            recalled("Szegedy et al., 2016, https://arxiv.org/abs/1512.00567"),
             larger("label_smoothing", "baseline"),
         ),
         Claim(
@@ -167,7 +173,7 @@ def _cutout(make):
 
     def plan(place, task):
         side = task.images.image_shape[0]
-        erase = keras.layers.RandomErasing(1.0, scale=(0.02, 0.33), value_range=(0, 1))
+        erase = keras.layers.RandomErasing(ALWAYS, SHARES, fill_value=0.0, value_range=(0, 1))
         own = task.setting.augmentation((side, side))
         layers = [erase] if own is None else [own, erase]
         return make(_with(task, augment=keras_augment(*layers)))
@@ -180,7 +186,7 @@ def _cutmix(make):
 
     def plan(place, task):
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        mix = keras.layers.CutMix()
+        mix = keras.layers.CutMix(ALWAYS)
         return make(_with(task, loss, mix=mix, class_count=task.images.class_count))
 
     return plan
@@ -202,7 +208,7 @@ AUGMENTATION = Experiment(
     claims=(
         Claim(
             "DLB adds to Cutout.",
-            DLB,
+            recalled(DLB),
             larger("with Cutout/dlb", "with Cutout/baseline"),
         ),
         Claim(
@@ -212,9 +218,10 @@ AUGMENTATION = Experiment(
         ),
     ),
     notes=(
-        "Cutout is keras.layers.RandomErasing on every image (2 to 33 % of it), CutMix is "
-        "keras.layers.CutMix on every batch. DLB's repeated half is erased anew, and mixed as it "
-        "was: permutation and boxes are drawn once for both appearances.",
+        "Cutout is keras.layers.RandomErasing on every image: a rectangle of 2 to 33 % of it is "
+        "black. CutMix is keras.layers.CutMix with alpha 1 on every batch. DLB's repeated half is "
+        "erased anew, and mixed as it was: permutation and boxes are drawn once for both "
+        "appearances.",
     ),
 )
 
@@ -266,7 +273,7 @@ NOISE = Experiment(
         ),
     ),
     notes=(
-        "Wrong labels are symmetric: another class, each as likely as the next; the same ones for "
-        "all seeds and schemes. Test labels are right.",
+        "Wrong labels are symmetric: another class, each as likely as the next. Each seed has its "
+        "own, the same for all schemes. Test labels are right.",
     ),
 )

@@ -76,7 +76,8 @@ def mixing(name):
     """The layer of `--mix`: MixUp of alpha 1, CutMix of alpha 1, as in their papers; or None."""
     if name is None:
         return None
-    return {"mixup": keras.layers.MixUp(1.0), "cutmix": keras.layers.CutMix(1.0)}[name]
+    # Of one number Keras draws alpha between 0 and it.
+    return {"mixup": keras.layers.MixUp(1.0), "cutmix": keras.layers.CutMix((1.0, 1.0))}[name]
 
 
 def described(path, verify=False):

@@ -33,7 +33,7 @@ class Settings:
         ensemble: Number of teachers that are trained together and averaged.
         student: A network's name or a `.keras` file to start from.
         loss: A class of `keras_distill.losses`.
-        temperature: The loss's; None for its own default.
+        temperature: The loss's; None for that of `loss_terms.USES`, or else its own default.
         weight: Factor of the distillation loss; None for the papers' (`loss_terms.USES`).
         label_weight: Factor of the label loss; None for the papers' beside that loss.
         teacher_layer, student_layer: Paths of the layers that the loss compares, separated by

@@ -25,6 +25,7 @@ class Use:
         layers: One of `loss_layers.KINDS`; None for the first kind that the loss can compare.
         rises: In which first share of the steps the weight rises from 0 in a straight line.
         falls: In which first share of them it falls to 0, alike.
+        temperature: Of the loss; None for its own default.
     """
 
     weight: float = 1.0
@@ -32,11 +33,14 @@ class Use:
     layers: str | None = None
     rises: float | None = None
     falls: float | None = None
+    temperature: float | None = None
 
 
 OF_RESPONSE = Use(0.9, 0.1)
 WARM_UP = 20 / 240  # epochs, in mdistiller
-# Layers as in RepDistiller. A loss that is not here has a weight of 1.
+# Layers as in RepDistiller. A loss that is not here has a weight of 1 on layers and inputs, and
+# those of KD on predictions. DIST's weight belongs to the temperature that its code has on CIFAR;
+# JensenShannon has those of KD, which is our choice.
 USES = {
     "ActivationBoundary": Use(3e-3, layers="pre-activations"),
     "AdaptiveAlphaDivergence": Use(1.0, 0.0),
@@ -44,13 +48,14 @@ USES = {
     "BoundarySupport": Use(2.0, falls=0.75),
     "ContrastiveRepresentation": Use(0.8, layers="pooled"),
     "CorrelationCongruence": Use(100.0, layers="pooled"),
-    "DIST": Use(2.0),
+    "DIST": Use(2.0, temperature=4.0),
     "DecoupledKD": Use(rises=WARM_UP),
     "FactorTransfer": Use(500.0, layers="last stage"),
     "FlowOfSolution": Use(layers="stem and stages"),
     "HardTargets": Use(0.5, 0.5),
     "Hint": Use(100.0, layers="middle stage"),
     "InstanceGraph": Use(layers="graph"),
+    "JensenShannon": Use(0.9, 0.1, temperature=4.0),
     "LogitMSE": Use(0.1),
     "NeuronSelectivity": Use(50.0, layers="stages"),
     "NormalizedKD": Use(),
@@ -134,6 +139,7 @@ class Wiring:
     def settings(self):
         """The settings that the user may leave open, by name."""
         return {
+            "temperature": self.arguments.get("temperature"),
             "weight": self.use.weight,
             "label_weight": self.use.label_weight,
             "teacher_layer": self.layers(0),
@@ -146,6 +152,8 @@ class Wiring:
             parts.append(f" of {self.layers(0)} (teacher) and {self.layers(1)} (student)")
             if any(part for *_, connectors in self.pairs for part in connectors or ()):
                 parts.append(", fitted by trained connectors")
+        if "temperature" in self.arguments:
+            parts.append(f", temperature {self.arguments['temperature']:g}")
         parts.append(f", weight {self.use.weight:g}")
         if self.use.rises is not None:
             parts.append(f", from 0 in the first {self.use.rises:.0%} of the steps")
@@ -174,8 +182,10 @@ def wired(settings, teacher, student, images):
     if settings.label_weight is not None:
         use = dataclasses.replace(use, label_weight=settings.label_weight)
     arguments = loss_names.supplied(name, images, settings.seed)
-    if settings.temperature is not None:
-        arguments["temperature"] = settings.temperature
+    said = settings.temperature
+    temperature = use.temperature if said is None else said
+    if temperature is not None:
+        arguments["temperature"] = temperature
     made = Wiring(name, arguments, use)
     given = settings.teacher_layer, settings.student_layer
     if cls.on_logits or cls.on_inputs:

@@ -33,6 +33,21 @@ def test_draws_are_a_function_of_the_seed(layer):
     assert not np.array_equal(first, IMAGES)
 
 
+def test_every_image_is_erased_where_keras_is_told_both_bounds():
+    """Of one number as `factor` Keras draws the probability: `RandomErasing(1.0)` leaves half."""
+    shared = {"scale": (0.3, 0.3), "fill_value": 0.0, "value_range": (0, 1)}
+    always, sometimes = (
+        data.keras_augment(keras.layers.RandomErasing(factor, **shared))
+        for factor in ((1.0, 1.0), 1.0)
+    )
+    erased = [np.any(apply(always, seed) != IMAGES, axis=(1, 2, 3)) for seed in range(8)]
+    assert np.all(erased)
+    found = apply(always, 0)
+    assert np.all(found[found != IMAGES] == 0.0)
+    some = [np.any(apply(sometimes, seed) != IMAGES, axis=(1, 2, 3)) for seed in range(8)]
+    assert 0.25 < np.mean(some) < 0.75
+
+
 def test_layers_and_functions_are_applied_in_turn():
     layer = keras.layers.RandomFlip()
     both = data.keras_augment(lambda images, seeds: images + 1.0, layer)

@@ -5,6 +5,7 @@ import pytest
 
 from keras_distill import cli
 from keras_distill.backbones import small_cnn
+from keras_distill.recipes import caching
 
 pytestmark = pytest.mark.tensorflow
 
@@ -27,6 +28,13 @@ def command(folder, teacher="own", **options):
     for name, value in options.items():
         words += [f"--{name.replace('_', '-')}", value]
     return [str(word) for word in words]
+
+
+def test_alpha_is_1_as_in_the_papers():
+    """Of one number as `factor` Keras draws CutMix's alpha between 0 and it."""
+    assert caching.mixing("cutmix").factor == (1.0, 1.0)
+    assert caching.mixing("mixup").alpha == 1.0
+    assert caching.mixing(None) is None
 
 
 def contents(folder):

@@ -130,7 +130,7 @@ WIRED = {
 def test_weights_and_layers_are_those_of_the_papers_codes(name):
     found = wired(name, "wrn-10-1", "resnet8").settings()
     weight, layers = WIRED[name]
-    expected = {"weight": weight, "label_weight": 1.0}
+    expected = {"temperature": None, "weight": weight, "label_weight": 1.0}
     assert found == {**expected, "teacher_layer": layers, "student_layer": layers}
 
 
@@ -216,6 +216,17 @@ def test_weights_that_are_given_stay_as_they_are():
     assert wired("SoftTargets", temperature=2.0).loss().temperature == 2.0
     assert str(wired("SoftTargets")) == "Loss: SoftTargets, weight 0.9; label loss: weight 0.1"
     assert "weight 1, from 0 in the first 8% of the steps" in str(wired("DecoupledKD"))
+
+
+def test_temperatures_that_belong_to_the_weights():
+    """DIST's code has weight 2 at temperature 4 (CIFAR); JensenShannon is used as KD is."""
+    for name in ("DIST", "JensenShannon"):
+        wiring = wired(name)
+        assert wiring.loss().temperature == wiring.settings()["temperature"] == 4.0
+        assert wired(name, temperature=1.5).loss().temperature == 1.5
+        assert type(wiring.loss())().temperature == 1.0
+    assert str(wired("DIST")) == "Loss: DIST, temperature 4, weight 2; label loss: weight 1"
+    assert "temperature" not in wired("NormalizedKD").arguments
 
 
 def test_what_the_command_knows_reaches_the_loss():
