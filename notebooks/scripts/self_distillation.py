@@ -246,9 +246,9 @@ for i, share in enumerate(np.bincount(used, minlength=3) / len(used)):
 print(f"accuracy: {100 * float((predictions.argmax(-1) == y_test).mean()):.1f} %")
 
 # %% [markdown]
-# The heads of the exits cost something too, so a network with exits is dearer for an image that
-# goes all the way. In a network as tiny as this one, whose heads are as large as its stages, the
-# saving is small or none; in a large one the heads hardly count.
+# The heads of the exits cost something too: in a network as tiny as this one they are as large as
+# its stages, and an image that goes all the way costs half as much again as without exits. The
+# easy images, which are most, have to pay for that. In a large network the heads hardly count.
 #
 # ## Wrong labels
 #

@@ -264,7 +264,7 @@ for axis, temperature in zip(axes[1:], (1.0, 2.0, 4.0, 16.0)):
     axis.set(ylim=(0, 100), xticks=range(10))
     axis.tick_params(labelsize=7)
     axis.set_title(f"temperature {temperature:g}", fontsize=9)
-axes[1].set_ylabel("%", fontsize=9)
+_ = axes[1].set_ylabel("%", fontsize=9)
 
 # %% [markdown]
 # Over all test images, the pairs of digits that the ensemble finds nearest, with the images that
