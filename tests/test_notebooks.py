@@ -1,6 +1,8 @@
 """The notebooks: true to their scripts, executed without error, with pictures one can see."""
 
+import ast
 import base64
+import importlib
 import io
 import os
 import pathlib
@@ -136,6 +138,87 @@ def test_quickstart_shows_all_its_parts():
     text = "\n".join(texts_of(outputs))
     for part in ("teacher", "student alone", "student distilled", "standard error", "int8"):
         assert part in text
+
+
+def names_used(script):
+    """Every dotted name of a script that begins with something imported from the library."""
+    tree = ast.parse(script.read_text())
+    roots = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots |= {a.asname: a.name for a in node.names if a.name == "keras_distill"}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("keras_distill"):
+            roots |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    yield from roots.values()
+    for node in ast.walk(tree):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        if parts and isinstance(node, ast.Name) and node.id in roots:
+            yield ".".join([roots[node.id], *parts])
+
+
+def is_there(name):
+    """Whether a dotted name of the library leads to something."""
+    found, *parts = importlib.import_module("keras_distill"), *name.split(".")[1:]
+    for part in parts:
+        found = getattr(found, part, None)
+    return found is not None
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_lesson_uses_only_names_that_are_there(script):
+    names = set(names_used(script))
+    assert len(names) >= 5
+    assert not {name for name in names if not is_there(name)}
+
+
+def test_a_name_that_is_not_there_is_found(tmp_path):
+    script = tmp_path / "lesson.py"
+    script.write_text("import keras_distill as kd\nkd.losses.SoftTarget(4.0)\n")
+    assert {name for name in names_used(script) if not is_there(name)} == {
+        "keras_distill.losses.SoftTarget"
+    }
+
+
+# In one process, for each costs seconds to start: the one that splits the processor first. Eagerly,
+# for what is run a few times takes longer to trace.
+RUN_LESSONS = """
+import runpy, sys
+import tensorflow as tf
+
+for script in sys.argv[1:]:
+    tf.config.run_functions_eagerly("several_gpus" not in script)
+    runpy.run_path(script)
+    print("ran", script)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_the_further_lessons_run(tmp_path):
+    # Of keras-cv's the import alone takes as long as a lesson; its wiring is tested elsewhere.
+    left_out = {"quickstart", "feature_distillation"}
+    scripts = [path for path in SCRIPTS if path.stem not in left_out]
+    scripts.sort(key=lambda path: path.stem != "several_gpus")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN_LESSONS, *map(str, scripts)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow",
+            "KERAS_DISTILL_QUICK": "1",
+            "MPLBACKEND": "Agg",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        },
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ran = re.findall(r"^ran (.*)$", done.stdout, re.MULTILINE)
+    assert ran == list(map(str, scripts))
 
 
 @pytest.mark.slow
