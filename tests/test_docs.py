@@ -240,6 +240,29 @@ def test_experiments_become_pages(tmp_path):
     assert "![figure](../figures/x.png)" in pages.page(tmp_path / "x.json")
 
 
+def test_bounds_become_a_table(monkeypatch, tmp_path):
+    """A bound that is not met stands there as one; without a file the page says so."""
+    benchmarks = tool("benchmarks")
+    wall = {"median": 1.0512, "lowest": 0.9, "highest": 1.234}
+    run = {
+        "machine": {"cores": 2, "processor": "X", "memory_gib": 8.0},
+        "versions": {"keras": "3.15.1", "jax": None},
+        "figures": {"a / b": {"wall": wall, "processor": {"median": 0.912}}},
+        "bounds": [
+            {"figure": "a / b", "direction": "at most", "value": 1.05, "verdict": "short"},
+            {"figure": "c", "direction": "at least", "value": 0.95, "verdict": "not measured"},
+        ],
+    }
+    text = benchmarks.table(run)
+    assert "2 cores of X, 8 GiB; keras 3.15.1. 0 of 2 bounds are met." in text
+    assert "| a / b | ≤ 1.05 | 1.05 (0.9 to 1.23) | 0.912 | short |" in text
+    assert "| c | ≥ 0.95 |  |  | not measured |" in text
+    monkeypatch.setattr(benchmarks, "RUN", tmp_path / "cpu.json")
+    page = (DOCS / "guides" / "speed.md").read_text(encoding="utf-8")
+    assert benchmarks.NOTHING in benchmarks.on_page_markdown(page)
+    assert benchmarks.on_page_markdown("# Other") == "# Other"
+
+
 def test_docstrings_for_pages():
     """Deviations are paragraphs, sessions are fenced, names are linked."""
     docstrings = pytest.importorskip("griffe") and tool("docstrings")

@@ -1,5 +1,7 @@
 """The README, run: its Python is executed, its commands and links exist."""
 
+import importlib
+import json
 import os
 import pathlib
 import re
@@ -170,14 +172,51 @@ def test_block_parser():
     assert heading_anchors("## What `kd.tap` does\n") == {"what-kdtap-does"}
 
 
-def test_gains_are_those_of_the_results():
+def test_figures_are_those_of_the_results():
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "readme_gains.py"), "--check"],
+        [sys.executable, str(ROOT / "scripts" / "readme_figures.py"), "--check"],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    figures = importlib.import_module("readme_figures")
+    assert figures.gains(tmp_path) == figures.speed(tmp_path) == ""
+
+    def entry(name, gain):
+        return {
+            "id": name,
+            "name": name,
+            "accuracy": {"mean": 0.8},
+            "gain": {"mean": gain, "error": 0.0041, "seeds": 5},
+        }
+
+    results = {
+        "title": "Mutual learning",
+        "command": "python scripts/reproduce.py mutual",
+        "dataset": {"name": "digits", "train": 1000},
+        "comparison": [
+            {"id": "baseline", "name": "baseline", "accuracy": {"mean": 0.78125}},
+            entry("mutual", 0.0123),
+            entry("without_a_page", 0.5),
+        ],
+    }
+    (tmp_path / "mutual.json").write_text(json.dumps(results))
+    made = figures.gains(tmp_path)
+    row = "| [Mutual learning (DML)](docs/methods/mutual_learning.md) | `mutual` "
+    assert row + "| +1.23 ± 0.41 | 5 |" in made
+    assert "digits, 1,000 training images; alone 78.12 %" in made
+    assert "without_a_page" not in made
+    marks = "a <!-- gains: scripts/readme_figures.py -->\nold\n<!-- /gains --> b"
+    new = figures.written(marks, "gains", made)
+    assert made in new and "old" not in new and new.startswith("a ") and new.endswith(" b")
+    assert figures.written(new, "gains", made) == new
+    with pytest.raises(ValueError, match="speed"):
+        figures.written(marks, "speed", "")
 
 
 def test_the_version_to_cite_is_this_one():
