@@ -4,20 +4,23 @@ import contextlib
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 
 import keras
 import numpy as np
 
 from keras_distill import _checks
+from keras_distill import _files
 from keras_distill import _keras
+from keras_distill import _memory
 from keras_distill import distribution
 from keras_distill._files import written_beside
 from keras_distill._types import Logs
 from keras_distill._types import PathLike
+from keras_distill.callbacks.non_finite import check_weights
 
 SEEDS = "keras_distill_seeds"
+NUMPY_MEMORY = "Unable to allocate"
 
 
 class Backup(keras.callbacks.Callback):
@@ -28,6 +31,9 @@ class Backup(keras.callbacks.Callback):
     file is there. With data from `kd.data.batches`, a training taken up by `restore` equals one
     that was never disturbed. `keras.callbacks.BackupAndRestore` keeps weights and epoch in two
     files, and no state of random layers (dropout), which a weights file leaves out.
+
+    Weights that are no longer numbers are an error, `NonFiniteLoss`, and the last backup stays:
+    the update of an epoch's last step may overflow after a loss that was finite.
 
     Of several processes (`MultiWorkerMirroredStrategy`) the chief alone writes, where Keras's
     callback writes one file in all of them, and `restore` hands what it reads to the others.
@@ -53,8 +59,10 @@ class Backup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         import h5py
 
+        check_weights(self.model, epoch, self.model.trainable_variables)  # in all processes
         if not distribution.writes_files(_strategy(self.model)):
             return
+        check_weights(self.model, epoch)
         path = self.folder / f"epoch-{epoch + 1:05d}.weights.h5"
         hidden = getattr(self.model, "without_frozen", contextlib.nullcontext)
         with hidden():
@@ -107,7 +115,8 @@ def restore(model: keras.Model, folder: PathLike) -> int:
         is no backup.
 
     Raises:
-        ValueError: If the backup cannot be read, or is of another model.
+        ValueError: If the backup is damaged, or of another model. Where the system does not let
+            it be read (memory, permission, a disk that fails), that error is raised as it is.
     """
     strategy = _strategy(model)
     with _newest_backup(folder, strategy) as path:
@@ -125,6 +134,8 @@ def restore(model: keras.Model, folder: PathLike) -> int:
         try:
             _load(model, path)
         except Exception as error:  # h5py's and Keras's many ways to say so
+            if _is_of_the_system(error):
+                raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 "Expected a backup of this training in "
@@ -144,8 +155,7 @@ def _newest_backup(folder, strategy):
     """Yields the newest backup, in several processes a copy of the chief's; `None` without one."""
     path = None
     if distribution.writes_files(strategy):
-        for leftover in pathlib.Path(folder).glob(".writing-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _files.clear_left(folder)
         path = next((path for path, _ in backups(folder)), None)
     if not distribution.in_several_processes(strategy):
         yield path
@@ -157,6 +167,21 @@ def _newest_backup(folder, strategy):
         if path is not None:
             path.write_bytes(content)
         yield path
+
+
+def _is_of_the_system(error):
+    """Whether the backup may be whole: memory or the way to the file failed.
+
+    Keras puts what a layer's loading raised into the text of an error of its own.
+    """
+    if _files.lacks_access(error):
+        return True
+    while error is not None:
+        text = str(error)
+        if isinstance(error, MemoryError) or _memory.WORDS.search(text) or NUMPY_MEMORY in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _load(model, path):

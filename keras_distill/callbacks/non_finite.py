@@ -1,6 +1,7 @@
 """Ends a training whose loss is no longer a number, and says which term it was."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -9,7 +10,10 @@ from keras_distill._types import Logs
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or a term that is NaN or infinite; the message names it, the step and what to try."""
+    """A loss, a term or a weight that is no finite number.
+
+    The message names it, the step or the epoch, and what to try.
+    """
 
 
 class TerminateOnNonFinite(keras.callbacks.Callback):
@@ -57,6 +61,36 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         """Names under which the wrapper logs losses: means, unlike compiled metrics."""
         means = [metric.name for metric in self.model.metrics if type(metric) is keras.metrics.Mean]
         return {"loss", *means}
+
+
+def check_weights(
+    model: keras.Model, epoch: int, variables: Sequence[keras.Variable] | None = None
+) -> None:
+    """Raises where an update has left weights that are no longer numbers.
+
+    Trained ones must be finite; others may be infinite (masks, a best value yet to come).
+
+    Args:
+        model: A model or wrapper. Its frozen networks are not looked at.
+        epoch: The number of the epoch that has ended, from 0 on.
+        variables: Those to look at. Defaults to all.
+
+    Raises:
+        NonFiniteLoss: If there is such a weight.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    frozen = {id(variable) for variable in getattr(model, "frozen_variables", ())}
+    for variable in model.weights if variables is None else variables:
+        if id(variable) in frozen or not keras.backend.is_float_dtype(variable.dtype):
+            continue
+        value = np.asarray(keras.ops.convert_to_numpy(variable))
+        wrong = ~np.isfinite(value) if id(variable) in trained else np.isnan(value)
+        if wrong.any():
+            raise NonFiniteLoss(
+                f"Expected finite weights. Received: {np.count_nonzero(wrong)} of {value.size} "
+                f"numbers of {variable.path!r} that are not, after epoch {epoch + 1}."
+                f"{_advice(model, {})}"
+            )
 
 
 def _advice(model, named):

@@ -1,5 +1,8 @@
 """`Backup` and `restore`: a training that is taken up again equals an undisturbed one."""
 
+import errno
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -138,3 +141,46 @@ def test_corrupt_or_foreign_backup_is_an_error_that_names_the_file(tmp_path, spo
     spoil(path)
     with pytest.raises(ValueError, match="Expected a backup of this training in .*epoch-00004"):
         restore(compiled(build()), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras, of what failed
+@pytest.mark.parametrize("build", [student, distiller])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+        BlockingIOError(errno.EAGAIN, "unable to lock file, errno = 11"),
+        OSError(errno.EIO, "read failed"),
+        MemoryError("Unable to allocate 9 GiB"),
+    ],
+    ids=["permission", "lock", "disk", "memory"],
+)
+def test_a_backup_that_the_system_keeps_back_is_not_called_damaged(
+    tmp_path, monkeypatch, build, error
+):
+    """Keras makes a text of what a layer's loading raises; a wrapper an error of its own."""
+    back_up(compiled(build()), tmp_path)
+
+    def failing(layer, store):
+        raise error
+
+    monkeypatch.setattr(keras.layers.Dense, "load_own_variables", failing)
+    with pytest.raises(Exception) as caught:
+        restore(compiled(build()), tmp_path)
+    assert "Remove the file" not in str(caught.value)
+    assert str(error) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["trained", "moving"])
+def test_weights_that_are_no_numbers_do_not_replace_a_backup(tmp_path, place):
+    model = compiled(student())
+    back_up(model, tmp_path, epochs=1)
+    trained = model.trainable_variables[0]
+    other = next(v for v in model.non_trainable_variables if v.path.endswith("moving_variance"))
+    other.assign(np.full(other.shape, np.inf))  # is none of the optimizer's doing
+    back_up(model, tmp_path, epochs=2)
+    value = np.full(trained.shape, np.inf) if place == "trained" else np.full(other.shape, np.nan)
+    (trained if place == "trained" else other).assign(value)
+    with pytest.raises(kd.callbacks.NonFiniteLoss, match="finite weights.*after epoch 3.*Try a"):
+        back_up(model, tmp_path, epochs=3)
+    assert [epochs for _, epochs in backups(tmp_path)] == [2]
