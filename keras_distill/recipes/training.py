@@ -18,6 +18,7 @@ from keras_distill.callbacks.backup import Backup
 from keras_distill.callbacks.backup import restore
 from keras_distill.callbacks.metrics_logger import MetricsLogger
 from keras_distill.callbacks.non_finite import TerminateOnNonFinite
+from keras_distill.callbacks.non_finite import check_weights
 from keras_distill.data.images import ImageData
 from keras_distill.models.self_distiller import SelfDistiller
 from keras_distill.recipes import networks
@@ -128,7 +129,11 @@ def begin(run: RunFolder, settings: Mapping[str, Any], restart: bool = False) ->
 
     Returns:
         Whether there is a run to go on with.
+
+    Raises:
+        ValueError: If another process works in the folder, or the settings differ.
     """
+    run.hold()
     known = run.path / "settings.json"
     if restart and known.exists():
         for name in RUN_FILES:
@@ -257,6 +262,7 @@ def carry_out(
             verbose=verbose,
             callbacks=[*callbacks, TerminateOnNonFinite(), logger, Backup(folder)],
         )
+    check_weights(plan.network, plan.all_epochs - 1)
     path = model_path(run, name)
     if isinstance(plan.model, SelfDistiller):  # first, as the network's file says that all is done
         networks.save(plan.model, path.with_name(f"{name}{EXITS}"))

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_distill._checks import is_finite
 from keras_distill._checks import message
+from keras_distill._files import held
 from keras_distill._files import written_beside
 from keras_distill._types import PathLike
 
@@ -39,7 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, path: PathLike, create: bool = True) -> None:
-        self.path = pathlib.Path(path)
+        self.path, self._hold = pathlib.Path(path), None
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(
                 message("`path` to be a run's folder", "path", str(path)) + " It is a file."
@@ -57,6 +58,23 @@ class RunFolder:
 
     def __repr__(self):
         return f"RunFolder({str(self.path)!r})"
+
+    def hold(self) -> None:
+        """Keeps other processes from holding the folder: two trainings in it spoil each other.
+
+        Until this object is gone or the process ends; one process may hold a folder several
+        times. Does nothing on a system or a file system without locks.
+
+        Raises:
+            ValueError: If another process holds it.
+        """
+        try:
+            self._hold = held(self.path)
+        except BlockingIOError as error:
+            raise ValueError(
+                message("`path` to be a folder that no other process works in", "path", str(self))
+                + " Wait until that one has ended, or choose another folder."
+            ) from error
 
     def start(self, settings: Mapping[str, Any]) -> bool:
         """Writes `settings.json`, or checks that the run goes on with the same ones.

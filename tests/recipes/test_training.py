@@ -1,5 +1,7 @@
 """One training of a run: settings, finished models, going on, the `train` recipe's checks."""
 
+import os
+
 import pytest
 
 import keras_distill as kd
@@ -25,6 +27,20 @@ def test_restart_leaves_a_folder_alone_that_holds_no_run(tmp_path):
     (tmp_path / "models").mkdir()
     training.begin(RunFolder(tmp_path), {"epochs": 1}, restart=True)
     assert (tmp_path / "models").exists()
+
+
+def test_a_folder_that_another_process_works_in_is_told_before_anything_is_removed(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    training.begin(RunFolder(tmp_path), {"epochs": 1})
+    other = os.open(tmp_path, os.O_RDONLY)  # as if of another process: not known to this one
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="no other process works in.*another folder"):
+            training.begin(RunFolder(tmp_path), {"epochs": 2}, restart=True)
+        assert RunFolder(tmp_path).read_settings() == {"epochs": 1}
+    finally:
+        os.close(other)
+    assert training.begin(RunFolder(tmp_path), {"epochs": 2}, restart=True) is False
 
 
 @pytest.mark.parametrize(
