@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import pathlib
+import tempfile
 
 from keras_distill import _checks
 from keras_distill._checks import message
@@ -45,15 +47,15 @@ def read_manifest(path):
     if found != (FORMAT, VERSION):
         raise CacheError(
             f"Expected the format {FORMAT!r}, version {VERSION}. Received: "
-            f"{_short(repr(found[0]))}, version {_short(repr(found[1]))}. Build the cache again "
-            "with this version of keras_distill."
+            f"{_short(repr(found[0]))}, version {_short(repr(found[1]))}. To use it with this "
+            f"version of keras_distill, {cache_store.again(path)}"
         )
     try:
         _check(content)
     except (ValueError, TypeError) as error:
         raise CacheError(
             f"Expected 'manifest.json' as `TeacherCache.build` writes it. Received: "
-            f"{_short(error, 300)} It is foreign or corrupt: build the cache again."
+            f"{_short(error, 300)} It is foreign or corrupt: {cache_store.again(path)}"
         ) from error
     return content
 
@@ -89,8 +91,26 @@ def begun(path, manifest):
     manifest = {**manifest, "id": identity(manifest)}
     _check(manifest)
     path.mkdir(parents=True, exist_ok=True)
-    cache_store.write_json(path / "manifest.json", manifest)
-    return Store(path, manifest)
+    if _is_first(path, manifest):
+        return Store(path, manifest)
+    return begun(path, manifest)
+
+
+def _is_first(path, manifest):
+    """Writes a manifest unless there is one; whether this worker's is the one that counts.
+
+    A second one, whose probe another machine computed, would have files of other names.
+    """
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path) as own:
+        written = pathlib.Path(own) / "manifest.json"
+        cache_store.write_json(written, manifest)
+        try:
+            os.link(written, path / "manifest.json")
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            os.replace(written, path / "manifest.json")
+    return read_manifest(path)["id"] == manifest["id"]
 
 
 def check_data(manifest, source, replay):

@@ -95,25 +95,37 @@ class Store:
         """The blocks `(view, block)` that are still to be written."""
         if self.is_complete:
             return []
-        folder = self.path / "marks"
-        there = set(os.listdir(folder)) if folder.is_dir() else ()
+        try:
+            there = set(os.listdir(self.path / "marks"))
+        except (FileNotFoundError, NotADirectoryError):
+            there = set()
         every = ((view, block) for view in range(self.views) for block in range(self.blocks))
-        return [
+        found = [
             place
             for place in every
             if self._mark(*place).name not in there or not self.is_marked(*place)
         ]
+        # Another worker may have gathered and dropped the marks in the meantime.
+        return [] if self.is_complete else found
 
     def finish(self):
-        """Gathers the checksums into one file; drops the marks, and what kills left."""
+        """Gathers the checksums into one file; drops the marks, and what kills left.
+
+        Several workers that end together may all do so.
+        """
         if not self.is_complete:
-            found = [
-                [read_json(self._mark(view, block))["crc32"] for block in range(self.blocks)]
-                for view in range(self.views)
-            ]
+            try:
+                found = [
+                    [read_json(self._mark(view, block))["crc32"] for block in range(self.blocks)]
+                    for view in range(self.views)
+                ]
+            except CacheError:
+                if self.is_complete:  # another worker did it, and drops the marks
+                    return
+                raise
             write_json(self.path / "checksums.json", {"crc32": found})
-        for left in (self.path / "marks", *self.path.glob(".writing-*")):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(self.path / "marks", ignore_errors=True)
+        _files.clear_left(self.path)
 
     # Reading.
 
@@ -135,7 +147,7 @@ class Store:
                 raise CacheError(
                     f"Expected {path.name!r} to have {size} bytes. Received: "
                     f"{'no such file' if found is None else f'{found} bytes'}. The cache is "
-                    "truncated or foreign: build it again."
+                    f"truncated or foreign: {again(self.path)}"
                 )
 
     def verify(self):
@@ -149,7 +161,8 @@ class Store:
         if not self._are_checksums(sums):
             raise CacheError(
                 f"Expected checksums of {self.views} views of {self.blocks} blocks in "
-                f"'checksums.json'. Received: {repr(sums)[:60]}. Build the cache again."
+                f"'checksums.json'. Received: {repr(sums)[:60]}. It is foreign or corrupt: "
+                f"{again(self.path)}"
             )
         places = [(view, block) for view in range(self.views) for block in range(self.blocks)]
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -160,7 +173,7 @@ class Store:
                         f"Expected the samples {first} to {end - 1} of "
                         f"{self.view_path(view).name!r} as they were written. Received: other "
                         f"bytes (CRC-32 {crc:08x} for {sums[view][block]:08x}). The file is "
-                        "corrupt: build the cache again."
+                        f"corrupt: {again(self.path)}"
                     )
 
     def _are_checksums(self, sums):
@@ -200,6 +213,11 @@ class Store:
         return np.memmap(self.view_path(view), dtype=dtype, mode="r", shape=(self.samples,))
 
 
+def again(folder):
+    """What to do about a cache that is damaged: `build` would go on with what is there."""
+    return f"remove the folder {str(folder)!r} and build the cache again."
+
+
 def write_json(path, content):
     """Writes a JSON object with a checksum of itself, whole or not at all."""
     with _files.written_beside(path) as temporary:
@@ -232,12 +250,12 @@ def read_json(path):
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise CacheError(
             f"Expected {path.name!r} to be a file of a cache. Received: no JSON of that kind "
-            f"({str(error)[:80]}). It is foreign or corrupt: build the cache again."
+            f"({str(error)[:80]}). It is foreign or corrupt: {again(path.parent)}"
         ) from error
     if not whole:
         raise CacheError(
             f"Expected {path.name!r} as it was written. Received: another content. It was edited "
-            "or is corrupt: build the cache again."
+            f"or is corrupt: {again(path.parent)}"
         )
     return content
 

@@ -1,6 +1,7 @@
 """`TeacherCache`: a teacher's outputs on disk, with the views that it saw."""
 
 import numbers
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_distill import _checks
+from keras_distill import _files
 from keras_distill._checks import message
 from keras_distill._types import Augment
 from keras_distill._types import Dataset
@@ -346,10 +348,13 @@ def _write(store, recorder, replay, source, records, batch_size, worker, workers
                     if bar is not None:
                         bar.add(1)
     except OSError as error:
+        number = _files.lacks_room(error)
+        if number is None:
+            raise
         raise OSError(
-            error.errno,
+            number,
             f"Expected room for {store.samples * store.record_bytes * store.views} bytes of a "
-            f"cache. Received: {error.strerror}. What is written stays: make room, and call "
+            f"cache. Received: {os.strerror(number)}. What is written stays: make room, and call "
             "TeacherCache.build again",
             str(store.path),
         ) from error

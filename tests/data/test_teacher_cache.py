@@ -1,6 +1,8 @@
 """`TeacherCache`: the views and outputs that it replays, resuming, and files that are not right."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 import keras_distill as kd
+from keras_distill.data import cache_manifest
 from keras_distill.data import cache_store
 from keras_distill.data.cache_store import CacheError
 
@@ -485,3 +488,71 @@ def test_killed_builds_end_as_the_undisturbed_one(tmp_path, kills):
     assert found["inside"] == kills
     assert found["full"] == 3 and found["after_full"]
     assert "Expected room for" in errors and "make room" in errors
+
+
+# Workers that meet.
+
+
+def test_a_worker_that_counts_while_another_one_ends_finds_nothing_missing(tmp_path, monkeypatch):
+    whole = build(tmp_path / "cache")
+    store = whole._store
+    answers = [False, True]  # before the marks are listed, and after
+    monkeypatch.setattr(cache_store.Store, "is_complete", property(lambda _: answers.pop(0)))
+    assert store.missing() == [] and not answers
+
+
+def test_workers_that_end_together_both_end(tmp_path, monkeypatch):
+    """The other drops the marks while this one reads them."""
+    whole = build(tmp_path / "cache", views=2)
+    answers = [False, True]
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_store.Store, "is_complete", property(lambda _: answers.pop(0)))
+        whole._store.finish()
+    (tmp_path / "cache" / "checksums.json").unlink()
+    with pytest.raises(CacheError, match="No such file"):
+        whole._store.finish()
+
+
+def test_the_first_manifest_in_a_folder_counts(tmp_path, monkeypatch):
+    """Of two workers that found none there."""
+    build(tmp_path / "one")
+    found = cache_manifest.read_manifest(tmp_path / "one")
+    manifest = {name: value for name, value in found.items() if name != "id"}
+    probe = [value * (1 + 1e-7) for value in found["augmentation"]["probe"]]
+    other = {**manifest, "augmentation": {**found["augmentation"], "probe": probe}}
+    assert cache_manifest.identity(other) != found["id"]
+    path = tmp_path / "two"
+    exists, answers = pathlib.Path.exists, [False]
+
+    def late(file):
+        return answers.pop() if file.name == "manifest.json" and answers else exists(file)
+
+    assert cache_manifest.begun(path, manifest).manifest["id"] == found["id"]
+    monkeypatch.setattr(cache_manifest, "_is_unwritten", lambda entry: True)
+    monkeypatch.setattr(pathlib.Path, "exists", late)
+    assert cache_manifest.begun(path, other).manifest["id"] == found["id"]
+    assert [file.name for file in path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ENOSPC])
+def test_only_a_full_disk_is_called_one(tmp_path, monkeypatch, number):
+    def failing(store, view):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cache_store.Store, "allocate", failing)
+    with pytest.raises(OSError) as error:
+        build(tmp_path / "cache")
+    assert error.value.errno == number
+    assert ("Expected room" in str(error.value)) == (number == errno.ENOSPC)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "checksums.json", "view-*.bin"])
+def test_what_is_said_of_a_damaged_cache_mends_it(tmp_path, name):
+    """`build` alone would find the same damage again."""
+    build(tmp_path / "cache")
+    file = next((tmp_path / "cache").glob(name))
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(CacheError, match=r"remove the folder '.*cache' and build"):
+        build(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    build(tmp_path / "cache")
