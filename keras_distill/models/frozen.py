@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_distill import _checks
 from keras_distill import _keras
+from keras_distill._files import to_disk
 from keras_distill._files import written_beside
 from keras_distill._types import PathLike
 
@@ -123,9 +124,13 @@ class FrozenNetworks(keras.Model):
                 pathlib.Path(temporary).write_bytes(content)
                 return
             super().save_weights(temporary, **kwargs)
-            for shard in pathlib.Path(temporary).parent.iterdir():
-                if shard.name != target.name:
-                    shard.replace(target.with_name(shard.name))
+            beside = pathlib.Path(temporary).parent.iterdir()
+            shards = [path for path in beside if path.name != target.name]
+            if shards:  # no index while shards of two savings lie there: it would join them
+                pathlib.Path(os.path.realpath(target)).unlink(missing_ok=True)
+            for shard in shards:
+                to_disk(shard)
+                shard.replace(target.with_name(shard.name))
 
     def load_weights(self, filepath: PathLike, **kwargs: Any) -> None:
         """As `keras.Model.load_weights`; the frozen networks stay as they are."""
