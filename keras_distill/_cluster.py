@@ -26,7 +26,10 @@ _NAMED = (
     rf"stopped sending heartbeats\):\s*{_TASKS}",
     r"[Ee]rror reported from (/job:\S+?):?\s",
     r"remote target (/job:\S+)",
+    r"(/job:\S+) unexpectedly tried to connect",
 )
+# A worker that started again, where the others still are the cluster that it was lost from.
+_RESTARTED = "unexpectedly tried to connect"
 
 
 class ClusterError(RuntimeError):
@@ -156,10 +159,10 @@ def prepare(cluster, wait_seconds):
     """
     from tensorflow.python.eager import context  # no public way to its settings
 
-    _check_port(cluster)
     runtime = context.context()
     if runtime.coordination_service is not None:
-        return
+        return  # its server has the port
+    _check_port(cluster)
     roles = [role for role, _ in cluster.tasks]
     job = context.coordination_config_pb2.CoordinatedJob
     runtime.configure_coordination_service(
@@ -207,6 +210,12 @@ def _told(error, wait_seconds):
     cluster = read() if isinstance(error, tf.errors.OpError) else None
     if cluster is None or len(cluster.tasks) < 2:
         return None
+    if wait_seconds is not None and _RESTARTED in str(error):
+        return (
+            f"Expected {len(cluster.tasks)} workers that start together. Received: others that "
+            "have not ended yet, after this worker was lost. Start the same command again on all "
+            "of them."
+        )
     missing = _missing(cluster, str(error))
     if not missing and "Collective ops is aborted" not in str(error):
         return None

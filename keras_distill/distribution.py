@@ -24,6 +24,8 @@ __all__ = [
     "writes_files",
 ]
 
+CHUNK = 2**28  # bytes that `from_chief` sends at once
+
 
 def is_tensorflow():
     """Whether Keras runs on TensorFlow."""
@@ -183,11 +185,18 @@ def from_chief(content: bytes | None, strategy: Strategy) -> bytes:
 
     # As whole numbers, which lose nothing: the others add zeros.
     content = content if is_chief() else b""
-    length = int(first_local(summed(tf.constant([len(content)]))).numpy()[0])
-    if not length:
-        return b""
-    numbers = np.frombuffer(content.ljust(length + -length % 4, b"\0"), "int32")
-    return first_local(summed(tf.constant(numbers))).numpy().tobytes()[:length]
+
+    def sent(numbers):
+        return first_local(summed(tf.constant(numbers, tf.int32))).numpy()
+
+    # Its length in two numbers, as it may be too large for one.
+    high, low = map(int, sent([len(content) >> 30, len(content) % 2**30]))
+    length, parts = (high << 30) + low, []
+    for start in range(0, length, CHUNK):
+        size = min(CHUNK, length - start)
+        part = content[start : start + size].ljust(size + -size % 4, b"\0")
+        parts.append(sent(np.frombuffer(part, "int32")).tobytes()[:size])
+    return b"".join(parts)
 
 
 def first_local(value):

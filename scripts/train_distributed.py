@@ -62,19 +62,24 @@ Only the chief (worker 0) writes files, and reads them for all: --out need not b
 worker is lost the others end within a minute, with one line and exit status 75; the same command
 on all of them goes on after the last whole epoch, and ends as if nothing had happened.
 
-Exit status: 0 done, 2 for what an argument or `TF_CONFIG` gets wrong, 75 where a worker is lost
-or does not come: try again.
+Exit status: 0 done, 2 for what an argument or `TF_CONFIG` gets wrong, a loss that is no number
+or too little memory, 75 where a worker is lost or does not come: try again, 130 after Ctrl-C,
+1 with a traceback for anything else.
 """
 
 import argparse
 import os
 import pathlib
 import sys
+import traceback
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+UNKNOWN = 1
 USAGE_ERROR = 2
 TRY_AGAIN = 75
+INTERRUPTED = 130
+MOST_OF_A_REASON = 200
 
 
 def parse(arguments=None):
@@ -161,7 +166,7 @@ def fit(name, model, arguments, split, run):
         steps_per_epoch=kd.data.steps_per_epoch(len(labels), arguments.batch_size, True),
         shuffle=False,
         verbose=2 if run else 0,
-        callbacks=[*logger, kd.callbacks.Backup(backups)],
+        callbacks=[kd.callbacks.TerminateOnNonFinite(), *logger, kd.callbacks.Backup(backups)],
     )
     # Batch statistics are each replica's own: from here on all have the chief's, as they would
     # if this process had to start again.
@@ -176,6 +181,7 @@ def train(arguments, strategy):
     run = None
     if kd.distribution.is_chief():
         run = kd.reporting.RunFolder(arguments.out)
+        run.hold()
         run.start(settings(arguments))
     split = kd.data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
     teacher, distiller = build(arguments, split, strategy)
@@ -199,12 +205,35 @@ def main(arguments=None):
         print(f"{strategy.num_replicas_in_sync} replicas ({type(strategy).__name__})", flush=True)
         with distribution.failures_told():
             train(arguments, strategy)
-    except (ValueError, OSError, ImportError, distribution.ClusterError) as error:
-        message = " ".join(str(error).split())
-        print(f"train_distributed: {message}", file=sys.stderr, flush=True)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        status = told(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
         # At once: a broken cluster's threads would add lines of their own, or wait for others.
-        is_cluster = isinstance(error, distribution.ClusterError)
-        os._exit(TRY_AGAIN if is_cluster else USAGE_ERROR)
+        os._exit(status)
+
+
+def told(error):
+    """Says in a line what ended the training, after a traceback where it is unknown: the status."""
+    import keras_distill as kd
+    from keras_distill import _memory
+
+    message, status = " ".join(str(error).split()), USAGE_ERROR
+    if isinstance(error, KeyboardInterrupt):
+        status = INTERRUPTED
+        message = "Interrupted. The same command on all workers goes on after the last whole epoch."
+    elif isinstance(error, kd.distribution.ClusterError):
+        status = TRY_AGAIN
+    elif _memory.is_out_of_memory(error):
+        message = f"{_memory.ADVICE} Received: {message[:MOST_OF_A_REASON]}"
+    elif not isinstance(error, (ValueError, OSError, ImportError, kd.callbacks.NonFiniteLoss)):
+        status = UNKNOWN
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {message[:MOST_OF_A_REASON]}"
+    print(f"train_distributed: {message}", file=sys.stderr, flush=True)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The settings of a cluster, and what becomes of it when a worker is missing."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_distill as kd
 from keras_distill import _cluster
 from keras_distill import distribution
 from tests.programs.cluster import ROOT
@@ -166,6 +168,60 @@ def test_the_workers_that_tensorflow_names_are_told(monkeypatch, raised, told):
     with pytest.raises(tf.errors.UnavailableError, match="of another kind"):
         with distribution.failures_told():
             raise tf.errors.UnavailableError(None, None, "of another kind")
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "how",
+    [
+        "with a different incarnation. It has likely restarted.",
+        "while it is already in error. ResetTask() should be called before a subsequent connect "
+        "attempt. Existing error: ",
+    ],
+)
+def test_a_worker_that_started_again_before_the_others_ended_is_told(monkeypatch, how):
+    import tensorflow as tf
+
+    monkeypatch.setenv("TF_CONFIG", task(1, [1, 2, 3])["TF_CONFIG"])
+    text = f"/job:worker/replica:0/task:1 unexpectedly tried to connect {how}"
+    with pytest.raises(distribution.ClusterError, match="have not ended yet.*Start the same"):
+        with distribution.failures_told(wait_seconds=5):
+            raise tf.errors.AbortedError(None, None, text)
+    monkeypatch.setenv("TF_CONFIG", task(0, [1, 2, 3])["TF_CONFIG"])
+    with pytest.raises(distribution.ClusterError, match=r"worker 1 \(127.0.0.1:2\) is lost"):
+        with distribution.failures_told():
+            raise tf.errors.AbortedError(None, None, text)
+
+
+@pytest.mark.tensorflow
+def test_a_cluster_that_is_formed_does_not_look_for_its_own_port(monkeypatch):
+    from tensorflow.python.eager import context
+
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        own.listen()
+        monkeypatch.setenv("TF_CONFIG", task(1, [1, own.getsockname()[1]])["TF_CONFIG"])
+        formed = type("Context", (), {"coordination_service": object()})()
+        monkeypatch.setattr(context, "context", lambda: formed)
+        _cluster.prepare(_cluster.read(), 1)
+
+
+def test_what_ends_the_program_is_told_in_a_line_with_its_status(capsys):
+    program = importlib.util.spec_from_file_location("train_distributed", SCRIPT)
+    module = importlib.util.module_from_spec(program)
+    program.loader.exec_module(module)
+    for error, status, said in [
+        (KeyboardInterrupt(), 130, "Interrupted. The same command on all workers goes on"),
+        (distribution.ClusterError("Expected all."), 75, "Expected all."),
+        (kd.callbacks.NonFiniteLoss("Expected finite\nlosses."), 2, "Expected finite losses."),
+        (MemoryError("9 GiB"), 2, "The memory does not hold this step"),
+        (ValueError("Expected JSON."), 2, "Expected JSON."),
+    ]:
+        assert module.told(error) == status
+        line = capsys.readouterr().err
+        assert line.startswith(f"train_distributed: {said}") and line.count("\n") == 1
+    assert module.told(ZeroDivisionError("by zero")) == 1
+    assert "Traceback" in (found := capsys.readouterr().err) or "ZeroDivisionError" in found
 
 
 def last_line(output):

@@ -35,6 +35,15 @@ def test_one_device_without_cluster_and_gpu():
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("length", [0, 1, 8, 21])
+def test_bytes_go_to_all_replicas_in_parts(two_replicas, monkeypatch, length):
+    monkeypatch.setattr(distribution, "in_several_processes", lambda strategy: True)
+    monkeypatch.setattr(distribution, "CHUNK", 8)
+    content = bytes(range(200, 200 + length))
+    assert distribution.from_chief(content, two_replicas) == content
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "arguments, named",
     [
