@@ -108,6 +108,22 @@ def has_graph(model):
     return isinstance(model, _keras.Functional) and type(model).call is _keras.Functional.call
 
 
+def uncompiled_clone(model):
+    """`keras.models.clone_model`, of which neither the copy nor a model inside it is compiled.
+
+    Keras compiles the copy of a compiled model: optimizer slots for nothing, and an error where
+    a loss or a metric is a function that is not registered.
+    """
+    compiled = [part for part in _keras.flatten_layers(model) if getattr(part, "compiled", False)]
+    for part in compiled:
+        part.compiled = False
+    try:
+        return keras.models.clone_model(model)
+    finally:
+        for part in compiled:
+            part.compiled = True
+
+
 def _unpacked(structure):
     """What calling a model with this output structure returns: a list of one is unpacked."""
     if isinstance(structure, (list, tuple)) and len(structure) == 1:

@@ -12,6 +12,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
+from keras_distill._graph import uncompiled_clone
 from keras_distill.heads import head_of
 
 
@@ -128,7 +129,7 @@ def linearized(
     ```
     """
     _check_expandable(model)
-    copy = keras.models.clone_model(model)
+    copy = uncompiled_clone(model)
     copy.set_weights(model.get_weights())
     (shape,) = [tuple(tensor.shape) for tensor in model.inputs]
     inputs = keras.Input(batch_shape=shape, dtype=model.inputs[0].dtype, name="image")

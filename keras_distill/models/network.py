@@ -10,6 +10,7 @@ from keras import ops
 from keras_distill import _checks
 from keras_distill import _keras
 from keras_distill._graph import has_graph
+from keras_distill._graph import uncompiled_clone
 from keras_distill._ops import at_least_float32
 from keras_distill._precision import computing_in
 from keras_distill.heads import head_of
@@ -240,7 +241,7 @@ def fresh_copy(student):
             "without weights. Call it on a batch first."
         )
     if has_graph(student):
-        return keras.models.clone_model(student)
+        return uncompiled_clone(student)
     copy = type(student).from_config(student.get_config())
     copy.build_from_config(student.get_build_config())
     return copy
