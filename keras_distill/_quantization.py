@@ -1,12 +1,14 @@
 """Layers that compute as TF Lite's int8 kernels do, for training and for export.
 
-Rounding is Keras's `fake_quant_with_min_max_vars`: its gradient passes straight through inside
-the range and is 0 outside (Jacob et al., "Quantization and Training of Neural Networks for
-Efficient Integer-Arithmetic-Only Inference", CVPR 2018). On TensorFlow it is the operation whose
-ranges the converter keeps.
+Rounding is Keras's `fake_quant_with_min_max_vars`; on TensorFlow it is the operation whose ranges
+the converter keeps. The gradient passes straight through inside the range and is 0 outside (Jacob
+et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", CVPR 2018). It is computed here: TensorFlow's own gradient of the operation is an error
+on a GPU where operations have to be deterministic.
 """
 
 import contextlib
+import contextvars
 
 import keras
 from keras import ops
@@ -17,6 +19,7 @@ from keras_distill import _ops
 
 _SMALLEST_RANGE = 1e-6
 _PACKAGE = "keras_distill"
+_CONVERTING = contextvars.ContextVar("keras_distill_converting", default=False)
 _FUSED = (keras.activations.relu, keras.activations.relu6)
 
 WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
@@ -43,7 +46,8 @@ def for_the_converter(model):
     """Inside the block, a model leaves to TF Lite's converter what that rounds by itself.
 
     The converter rounds the kernels of dense layers channel by channel, as `Int8Weights` does,
-    but fails where it finds them rounded so: it transposes them.
+    but fails where it finds them rounded so: it transposes them. All else is rounded by the bare
+    operation, without what the gradient and empty ranges need.
     """
     dense = [
         layer
@@ -52,9 +56,11 @@ def for_the_converter(model):
     ]
     for layer in dense:
         layer.rounds = False
+    token = _CONVERTING.set(True)
     try:
         yield
     finally:
+        _CONVERTING.reset(token)
         for layer in dense:
             layer.rounds = True
 
@@ -64,7 +70,9 @@ class FakeQuantize(keras.layers.Layer):
     """Rounds a tensor to the 256 values of an int8 tensor, in one range for all its elements.
 
     In training the range follows the batches' smallest and largest values, as an exponential
-    average; in inference it stays. It always holds 0. Shapes stay as they are.
+    average; in inference it stays. It always holds 0. Shapes stay as they are. A range that has
+    seen nothing is empty: the first batch of a training sets it, inference passes values on as
+    they are.
 
     Args:
         momentum: Share of the range that a batch leaves as it is.
@@ -102,10 +110,25 @@ class FakeQuantize(keras.layers.Layer):
             return inputs
         if training and self.trainable:
             self._follow(inputs)
-        rounded = keras.quantizers.fake_quant_with_min_max_vars(
-            ops.cast(inputs, "float32"), self.minimum.value, self.maximum.value
-        )
+        values = ops.cast(inputs, "float32")
+        low, high = self.minimum.value, self.maximum.value
+        if _CONVERTING.get():
+            rounded = keras.quantizers.fake_quant_with_min_max_vars(values, low, high)
+        else:
+            empty = self.is_empty()
+            high = ops.where(empty, low + 1.0, high)
+            lowest, highest = _representable(low, high)
+            inside = ops.logical_and(values >= lowest, values <= highest)
+            rounded = keras.quantizers.fake_quant_with_min_max_vars(
+                ops.stop_gradient(values), low, high
+            )
+            rounded = _with_gradient_of(ops.where(inside, values, 0.0), rounded)
+            rounded = ops.where(empty, values, rounded)
         return ops.cast(rounded, inputs.dtype)
+
+    def is_empty(self):
+        """Whether the range has seen nothing yet."""
+        return ops.equal(self.minimum.value, self.maximum.value)
 
     def _observe(self, inputs):
         low, high = _range_of(inputs)
@@ -113,7 +136,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def _follow(self, inputs):
         low, high = _range_of(inputs)
-        share = 1.0 - self.momentum
+        share = ops.where(self.is_empty(), 1.0, 1.0 - self.momentum)
         self._set(
             self.minimum + share * (low - self.minimum),
             self.maximum + share * (high - self.maximum),
@@ -133,8 +156,29 @@ class FakeQuantize(keras.layers.Layer):
 def _rounded(values):
     """A constant of the file: rounded in the range of its own values and 0."""
     low, high = _range_of(values)
-    high = ops.maximum(high, low + _SMALLEST_RANGE)
-    return keras.quantizers.fake_quant_with_min_max_vars(values, low, high)
+    return _rounded_within(values, low, ops.maximum(high, low + _SMALLEST_RANGE))
+
+
+def _rounded_within(values, low, high, **settings):
+    """`values`, all of them between `low` and `high`, rounded; the gradient passes through."""
+    if _CONVERTING.get():
+        return keras.quantizers.fake_quant_with_min_max_vars(values, low, high, **settings)
+    fixed = ops.stop_gradient(values)
+    return _with_gradient_of(
+        values, keras.quantizers.fake_quant_with_min_max_vars(fixed, low, high, **settings)
+    )
+
+
+def _with_gradient_of(values, rounded):
+    """What is `rounded`, exactly, and has the gradient of `values`, which must be finite."""
+    return ops.stop_gradient(rounded) + (values - ops.stop_gradient(values))
+
+
+def _representable(low, high):
+    """The ends of a range once moved so that 0 is one of its 256 values."""
+    step = (high - low) / 255.0
+    zero = ops.clip(ops.round(-low / step), 0.0, 255.0)
+    return -zero * step, (255.0 - zero) * step
 
 
 def _range_of(inputs):
@@ -149,7 +193,8 @@ class Int8Weights(keras.layers.Layer):
     One symmetric range for each output channel, up to its largest absolute weight: a batch
     normalization behind it, which the converter multiplies into the kernel channel by channel,
     leaves the rounded numbers as they are. A ReLU or ReLU6 of the layer is applied; any other
-    activation is left to the layer behind, for TF Lite computes it by itself.
+    activation is left to the layer behind, for TF Lite computes it by itself. An activity
+    regularizer of the layer goes with its activation.
 
     Args:
         layer: A `Conv2D`, `DepthwiseConv2D` or `Dense`.
@@ -160,6 +205,8 @@ class Int8Weights(keras.layers.Layer):
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(autocast=False, **kwargs)
         self.layer = layer
+        if self.activation_behind is None:
+            self.activity_regularizer = layer.activity_regularizer
         self.rounds = True
         self.supports_masking = layer.supports_masking
 
@@ -200,9 +247,7 @@ class Int8Weights(keras.layers.Layer):
         axes = tuple(range(len(kernel.shape) - 1))
         largest = ops.max(ops.abs(ops.stop_gradient(kernel)), axis=axes)
         largest = ops.maximum(largest, _SMALLEST_RANGE)
-        rounded = keras.quantizers.fake_quant_with_min_max_vars(
-            kernel, -largest, largest, narrow_range=True, axis=-1
-        )
+        rounded = _rounded_within(kernel, -largest, largest, narrow_range=True, axis=-1)
         return ops.reshape(rounded, shape)
 
     def _apply(self, inputs, kernel):

@@ -190,7 +190,15 @@ class _ModelSource:
     def __init__(self, network):
         self._network = network
         self.inputs = _network.inputs_of(network)
-        self.has_ranges = bool(_quantization.ranges_of(network))
+        ranges = _quantization.ranges_of(network)
+        self.has_ranges = bool(ranges)
+        empty = [layer.name for layer in ranges if layer.is_empty()]
+        if empty:
+            raise ValueError(
+                "Expected ranges that a training has set. "
+                f"Received: model={network.name!r} with empty {', '.join(empty)}. Train it first, "
+                "or take the weights of the copy that `quantization_aware` returned."
+            )
 
     def convert(self, path, batch_size, settings):
         with (
