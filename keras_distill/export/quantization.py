@@ -1,5 +1,6 @@
 """A network that trains in simulated int8, so that its int8 file loses nothing more."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -41,6 +42,16 @@ _COMPUTING = (
 )
 _PRESERVING_OPS = ("ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose")
 _COMPUTING_OPS = ("Add", "Concatenate", "Mean", "Multiply", "Relu", "Relu6", "Softmax", "Subtract")
+# A ReLU or ReLU6 behind one of these, or behind a weighted layer, is computed together with it.
+_BEFORE_RECTIFIERS = (
+    _BATCH_NORM,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.Multiply,
+    keras.layers.Rescaling,
+    keras.layers.Subtract,
+)
+_OPS_BEFORE_RECTIFIERS = ("Add", "Multiply", "Subtract")
 # TF Lite fixes the range of what these return.
 _FIXED = (keras.activations.sigmoid, keras.activations.softmax, keras.activations.tanh)
 # The activations that have an int8 kernel, alone or as a chain of some.
@@ -83,6 +94,11 @@ def quantization_aware(
     - Batch normalization is not folded while training: by channels it commutes with the rounding.
     - Activations are rounded from the first step, in ranges measured on `representative_data`.
 
+    Deviations from the int8 file:
+    - What softmax, sigmoid and tanh return is not rounded; TF Lite has fixed ranges for it.
+    - Biases are not rounded (in the file they have 32 bits), nor are the scales and offsets of a
+      `Rescaling`.
+
     Args:
         model: A built functional or Sequential `keras.Model`, or one that nests such models;
             it stays as it is.
@@ -93,12 +109,16 @@ def quantization_aware(
 
     Returns:
         A `keras.Model` with the inputs, outputs and weights of `model`, and two more variables,
-        not trained, for each range. Layers keep their names; "NAME_range" rounds what NAME
-        returns. Dtypes and shapes stay.
+        not trained, for each range. Layers and outputs keep their names: NAME computes what NAME
+        computed before, "NAME_range" rounds it. What TF Lite computes in two steps has a layer
+        in front, "NAME_linear" before an activation or "NAME_product" before an offset. Where
+        the model returns what is rounded, NAME is the range, "NAME_unrounded" the layer. Dtypes
+        and shapes stay.
 
     Raises:
-        ValueError: If `model` has no graph or no weights, holds layers whose int8 kernels are not
-            simulated (the error names them), or is such a copy already; if the data does not fit.
+        ValueError: If `model` has no graph or no weights, takes inputs that are not float, holds
+            layers whose int8 kernels are not simulated (the error names them), or is such a copy
+            already; if the data does not fit.
 
     Example:
     ```python
@@ -122,14 +142,25 @@ def quantization_aware(
         )
     _checks.positive_integer("representative_samples", representative_samples)
     _require_known(model)
-    copy = keras.models.clone_model(model)
+    copy = _graph.uncompiled_clone(model)
     copy.set_weights(model.get_weights())
-    aware = _Rounding(_graph.Graph(copy), momentum, with_inputs=True).model()
+    aware = _Rounding(_graph.Graph(copy), momentum, is_outermost=True).model()
     _observe(aware, representative_data, representative_samples)
     return aware
 
 
 def _require_known(model):
+    for tensor in model.inputs:
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                _checks.message(
+                    "`model` to take inputs of a float dtype",
+                    "model",
+                    f"{model.name}, whose input {tensor.name} has dtype {dtype}",
+                    "Build it with float inputs, whose values are the same.",
+                )
+            )
     unknown = [f"{name} ({kind})" for name, kind in _unknown(_graph.Graph(model))]
     if unknown:
         raise ValueError(
@@ -175,14 +206,16 @@ class _Rounding:
     Args:
         graph: A `Graph`, of a network that is thrown away afterwards.
         momentum: Of the ranges.
-        with_inputs: Whether the inputs are rounded; those of a nested model come rounded.
+        is_outermost: Whether the inputs are rounded and the outputs named; those of a nested
+            model come rounded and have no names.
     """
 
-    def __init__(self, graph, momentum, with_inputs):
+    def __init__(self, graph, momentum, is_outermost):
         self._graph = graph
         self._momentum = momentum
+        self._is_outermost = is_outermost
         self._values = {}
-        self._layers = {}
+        self._steps = {}
         self._consumers = {}
         for call in graph.calls:
             for tensor in call.inputs:
@@ -190,8 +223,9 @@ class _Rounding:
         for call in graph.calls:
             if not call.is_input:
                 self._run(call)
-            elif with_inputs:
-                self._set(call, self._ranged(call.outputs[0], call.operation.name))
+            elif is_outermost:
+                name = f"{call.operation.name}_range"
+                self._set(call, self._ranged(call.outputs[0], name))
 
     def model(self):
         """The network that rounds."""
@@ -199,50 +233,68 @@ class _Rounding:
         return keras.Model(self._graph.input, outputs, name=self._graph.model.name)
 
     def _run(self, call):
-        operation = call.operation
-        layer, behind = self._layer(operation, call)
-        outputs = self._call(layer, call)
-        if behind is not None:
+        name = call.name.replace("@", "_")
+        steps = self._steps_of(call)
+        outputs = self._call(steps[0], call)
+        for before, step in itertools.pairwise(steps):
             # What a layer computes and its own activation are two tensors of the file.
-            outputs = self._ranged(outputs, operation.name)
-            outputs = keras.layers.Activation(behind, name=f"{operation.name}_activation")(outputs)
-            if behind not in _FIXED:
-                outputs = self._ranged(outputs, f"{operation.name}_activation")
-        elif self._needs_range(call):
-            outputs = self._ranged(outputs, call.name.replace("@", "_"))
+            ending = before.name.removeprefix(call.operation.name)
+            outputs = step(self._ranged(outputs, f"{name}{ending}_range"))
+        if self._needs_range(call):
+            if self._names_an_output(call):
+                steps[-1].name = f"{name}_unrounded"
+                outputs = self._ranged(outputs, name)
+            else:
+                outputs = self._ranged(outputs, f"{name}_range")
         self._set(call, outputs)
 
-    def _layer(self, operation, call):
-        """What is called in place of an operation, and the activation that comes behind it."""
-        if id(operation) not in self._layers:
-            self._layers[id(operation)] = self._made(operation, call)
-        layer = self._layers[id(operation)]
-        return layer, getattr(layer, "activation_behind", None)
+    def _names_an_output(self, call):
+        """Whether a layer is the only one whose name an output of the whole model has."""
+        return (
+            self._is_outermost
+            and call.count == 1
+            and isinstance(call.operation, keras.layers.Layer)
+            and any(tensor is call.outputs[0] for tensor in self._graph.outputs)
+        )
+
+    def _steps_of(self, call):
+        """The layers that are called in place of an operation, with ranges between them."""
+        key = id(call.operation)
+        if key not in self._steps:
+            self._steps[key] = self._made(call.operation, call)
+        return self._steps[key]
 
     def _made(self, operation, call):
         kind = type(operation)
         if _graph.has_graph(operation):
-            return _Rounding(_graph.Graph(operation), self._momentum, with_inputs=False).model()
+            inner = _graph.Graph(operation)
+            return [_Rounding(inner, self._momentum, is_outermost=False).model()]
         if kind in _quantization.WEIGHTED:
-            return _quantization.Int8Weights(operation, name=operation.name)
+            return self._weighted(operation)
         if kind is _BATCH_NORM and not self._is_folded(call):
-            return _quantization.Int8BatchNormalization(
+            normalization = _quantization.Int8BatchNormalization(
                 operation, self._momentum, name=operation.name
             )
+            return [normalization]
         if kind is keras.layers.Rescaling:
             return self._rescaling(operation)
-        return operation
+        return [operation]
+
+    def _weighted(self, operation):
+        layer = _quantization.Int8Weights(operation, name=operation.name)
+        if layer.activation_behind is None:
+            return [layer]
+        layer.name = f"{operation.name}_linear"
+        activation = keras.layers.Activation(layer.activation_behind, **_settings_of(operation))
+        return [layer, activation]
 
     def _rescaling(self, operation):
-        scaled = keras.layers.Rescaling(operation.scale, name=f"{operation.name}_product")
         if not keras.ops.any(keras.ops.convert_to_tensor(operation.offset) != 0):
-            return scaled
-
-        def rescale(inputs):
-            outputs = self._ranged(scaled(inputs), scaled.name)
-            return keras.layers.Rescaling(1.0, operation.offset, name=operation.name)(outputs)
-
-        return rescale
+            return [operation]
+        product = keras.layers.Rescaling(
+            operation.scale, name=f"{operation.name}_product", dtype=operation.dtype_policy
+        )
+        return [product, keras.layers.Rescaling(1.0, operation.offset, **_settings_of(operation))]
 
     def _is_folded(self, call):
         """Whether the converter multiplies a batch normalization into what feeds it."""
@@ -254,6 +306,7 @@ class _Rounding:
             and before.count == 1
             and before.operation.activation is keras.activations.linear
             and self._graph.uses[id(call.only_input)] == 1
+            and call.operation.axis % len(call.only_input.shape) == _channel_axis(before)
         )
 
     def _needs_range(self, call):
@@ -264,7 +317,7 @@ class _Rounding:
             return False
         if type(operation) is keras.layers.Softmax or _is_op(operation, ("Softmax",)):
             return False
-        if type(operation) is keras.layers.Activation and operation.activation in _FIXED:
+        if getattr(operation, "activation", None) in _FIXED:
             return False
         return not self._is_fused(call)
 
@@ -276,9 +329,7 @@ class _Rounding:
         behind = consumers[0]
         if type(behind.operation) is _BATCH_NORM:
             return self._is_folded(behind)
-        return _quantization.is_rectifier(behind.operation) and not (
-            _quantization.is_rectifier(call.operation)
-        )
+        return _quantization.is_rectifier(behind.operation) and _takes_in_rectifier(call.operation)
 
     def _call(self, layer, call):
         def fill(x):
@@ -289,9 +340,7 @@ class _Rounding:
         return layer(*args, **kwargs)
 
     def _ranged(self, tensor, name):
-        layer = _quantization.FakeQuantize(
-            self._momentum, dtype=_keras_policy(tensor), name=f"{name}_range"
-        )
+        layer = _quantization.FakeQuantize(self._momentum, dtype=_keras_policy(tensor), name=name)
         return layer(tensor)
 
     def _value(self, tensor):
@@ -300,6 +349,28 @@ class _Rounding:
     def _set(self, call, outputs):
         for old, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
             self._values[id(old)] = new
+
+
+def _takes_in_rectifier(operation):
+    """Whether TF Lite computes a ReLU or ReLU6 behind an operation as the end of it."""
+    if type(operation) in _quantization.WEIGHTED:
+        return operation.activation is keras.activations.linear
+    return type(operation) in _BEFORE_RECTIFIERS or _is_op(operation, _OPS_BEFORE_RECTIFIERS)
+
+
+def _channel_axis(call):
+    """Along which axis what a weighted layer returns has its channels."""
+    first = getattr(call.operation, "data_format", None) == "channels_first"
+    return 1 if first else len(call.outputs[0].shape) - 1
+
+
+def _settings_of(layer):
+    """Arguments of the layer that ends what `layer` computes, and so has its name."""
+    return {
+        "name": layer.name,
+        "dtype": layer.dtype_policy,
+        "activity_regularizer": layer.activity_regularizer,
+    }
 
 
 def _keras_policy(tensor):
