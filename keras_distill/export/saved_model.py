@@ -7,6 +7,7 @@ import keras
 
 from keras_distill import _checks
 from keras_distill import _files
+from keras_distill import _quantization
 from keras_distill import _terminal
 from keras_distill._types import PathLike
 from keras_distill.export import _network
@@ -33,7 +34,8 @@ def saved_model(model: keras.Model | PathLike, path: PathLike) -> pathlib.Path:
         The path, a `pathlib.Path`.
 
     Raises:
-        ValueError: If the model is not built, or `path` is something else than a SavedModel.
+        ValueError: If the model is not built or was trained in simulated int8, or `path` is
+            something else than a SavedModel.
         RuntimeError: If Keras does not run on TensorFlow.
 
     Example:
@@ -55,6 +57,15 @@ def saved_model(model: keras.Model | PathLike, path: PathLike) -> pathlib.Path:
             )
         )
     network = _network.inference_model(model)
+    if _quantization.ranges_of(network):
+        raise ValueError(
+            _checks.message(
+                "a float `model`",
+                "model",
+                f"{network.name}, in simulated int8",
+                'Its ranges are for a `.tflite` file: kd.export.tflite(model, path, "int8").',
+            )
+        )
     signature = _network.inputs_of(network).signature(batch_size=None)
     with _files.written_beside(path) as written:
         with _network.float32_computation(network), _terminal.native_output_held_back():

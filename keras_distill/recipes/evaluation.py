@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_distill import _quantization
 from keras_distill import data
 from keras_distill import export
 from keras_distill import metrics
@@ -84,7 +85,9 @@ def size(path: PathLike) -> int:
 
 
 def latency_ms(path: PathLike) -> float | None:
-    """Milliseconds of one image in an exported file; a network's as a float32 `.tflite` file.
+    """Milliseconds of one image in an exported file; a network's as a `.tflite` file.
+
+    That file is float32, or int8 for a network that was trained in simulated int8.
 
     Args:
         path: A `.keras` or `.tflite` file, or a SavedModel folder.
@@ -97,7 +100,9 @@ def latency_ms(path: PathLike) -> float | None:
         return export.latency(path).median_ms
     with tempfile.TemporaryDirectory() as folder:
         try:
-            file = export.tflite(networks.load(path), pathlib.Path(folder) / "model.tflite")
+            network = networks.load(path)
+            quantize = "int8" if _quantization.ranges_of(network) else None
+            file = export.tflite(network, pathlib.Path(folder) / "model.tflite", quantize)
         except ValueError:
             return None
         return export.latency(file).median_ms

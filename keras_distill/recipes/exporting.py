@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_distill import _quantization
 from keras_distill import data
 from keras_distill import export
 from keras_distill._types import PathLike
@@ -33,7 +34,8 @@ def write(
         source: A `.keras` file, or (for "tflite") the folder of a SavedModel.
         out: The file or folder to write; None for the source's name with another ending.
         format: "tflite" or "saved-model".
-        quantize: None, "float16", "dynamic" or "int8" (which needs `dataset`).
+        quantize: None, "float16", "dynamic" or "int8" (which needs `dataset`, except for a
+            network that was trained in simulated int8).
         int8_io: Whether inputs and outputs are int8 too.
         batch_size: The batch that the file is fixed to; None leaves it open.
         dataset, data_dir: As in `kd.data.load`: training images to measure ranges on, test
@@ -53,7 +55,7 @@ def write(
         raise ValueError(f"Expected --format tflite or saved-model. Received: {format!r}.")
     if format == "saved-model" and (quantize or int8_io):
         raise ValueError("Expected --quantize only with --format tflite. Received: saved-model.")
-    if quantize == "int8" and dataset is None:
+    if quantize == "int8" and dataset is None and not _has_ranges(source):
         raise ValueError(
             "Expected --dataset with --quantize int8: the ranges of activations are measured on "
             "its training images. Received: none."
@@ -86,3 +88,8 @@ def write(
         return path, None
     test = split.test.images.astype("float32") / SCALE
     return path, export.check_parity(network, path, test, labels=split.test.labels)
+
+
+def _has_ranges(source):
+    """Whether a file holds a network in simulated int8, which needs no data."""
+    return source.is_file() and bool(_quantization.ranges_of(networks.load(source)))

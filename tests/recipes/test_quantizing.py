@@ -5,6 +5,8 @@ import pytest
 
 import keras_distill as kd
 from keras_distill.export._flatbuffer import float_operations
+from keras_distill.recipes import evaluation
+from keras_distill.recipes import exporting
 from keras_distill.recipes import networks
 from keras_distill.recipes import quantizing
 
@@ -53,6 +55,18 @@ def test_three_files_side_by_side_and_taken_up_again(files, tmp_path):
     assert again["models"][2]["accuracy"] == models["int8-aware"]["accuracy"]
     with pytest.raises(ValueError, match="learning_rate"):
         quantizing.quantize(settings(files, learning_rate=1.0), tmp_path / "run", verbose=0)
+
+
+def test_an_aware_network_is_exported_and_timed_without_data(files, tmp_path):
+    student = networks.load(files / "student.keras")
+    images = kd.data.load("digits").train.images[:64].astype("float32") / 255
+    path = tmp_path / "aware.keras"
+    networks.save(kd.export.quantization_aware(student, images), path)
+    file, report = exporting.write(path, quantize="int8")
+    assert float_operations(file) == [] and report is None
+    assert evaluation.latency_ms(path) > 0
+    with pytest.raises(ValueError, match="--dataset"):
+        exporting.write(files / "student.keras", quantize="int8")
 
 
 @pytest.mark.parametrize(
