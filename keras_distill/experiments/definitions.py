@@ -363,6 +363,8 @@ def begin(experiment, scale, work, restart=False):
     folder = pathlib.Path(work) / f"{experiment.name}_{scale}"
     settings = {"experiment": experiment.name, "scale": scale, **experiment.scale(scale).settings()}
     if restart and (folder / "settings.json").exists():  # else it is none of ours
+        earlier = reporting.RunFolder(folder)
+        earlier.hold()  # else another process works in it
         shutil.rmtree(folder)
     run = reporting.RunFolder(folder)
     training.begin(run, settings)

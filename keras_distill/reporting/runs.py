@@ -72,7 +72,9 @@ class RunFolder:
             self._hold = held(self.path)
         except BlockingIOError as error:
             raise ValueError(
-                message("`path` to be a folder that no other process works in", "path", str(self))
+                message(
+                    "`path` to be a folder that no other process works in", "path", str(self.path)
+                )
                 + " Wait until that one has ended, or choose another folder."
             ) from error
 

@@ -1,5 +1,7 @@
 """Distiller: saving, loading, checkpoints; a run that goes on is the run undisturbed."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -195,6 +197,29 @@ def test_sharded_weights_are_all_there(tmp_path):
     distiller.student.set_weights([0 * w for w in distiller.student.get_weights()])
     distiller.load_weights(path)
     nets.assert_untouched(distiller.student, expected)
+
+
+def test_shards_of_two_savings_are_never_loaded_together(tmp_path, monkeypatch):
+    """A stop between two shards leaves no index, which would join old shards and new ones."""
+    distiller = saved_setting()
+    path = tmp_path / "d.weights.json"
+    distiller.save_weights(path, max_shard_size=2e-6)
+    replace, moved = pathlib.Path.replace, []
+
+    def stopped(shard, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        return replace(shard, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pathlib.Path, "replace", stopped)
+        distiller.save_weights(path, max_shard_size=2e-6)
+    assert moved and not path.exists()
+    with pytest.raises(ValueError, match="no such file"):
+        distiller.load_weights(path)
+    distiller.save_weights(path, max_shard_size=2e-6)
+    distiller.load_weights(path)
 
 
 def test_a_failed_save_leaves_no_file(tmp_path, monkeypatch):
