@@ -194,9 +194,9 @@ def train(arguments, strategy):
 
 def main(arguments=None):
     arguments = parse(arguments)
-    from keras_distill import distribution
-
     try:
+        from keras_distill import distribution
+
         strategy = distribution.choose_strategy(
             gpus=arguments.gpus,
             wait_seconds=arguments.wait_seconds,
@@ -217,14 +217,15 @@ def main(arguments=None):
 
 def told(error):
     """Says in a line what ended the training, after a traceback where it is unknown: the status."""
+    if isinstance(error, KeyboardInterrupt):  # perhaps in an import
+        again = "The same command on all workers goes on after the last whole epoch."
+        print(f"train_distributed: Interrupted. {again}", file=sys.stderr, flush=True)
+        return INTERRUPTED
     import keras_distill as kd
     from keras_distill import _memory
 
     message, status = " ".join(str(error).split()), USAGE_ERROR
-    if isinstance(error, KeyboardInterrupt):
-        status = INTERRUPTED
-        message = "Interrupted. The same command on all workers goes on after the last whole epoch."
-    elif isinstance(error, kd.distribution.ClusterError):
+    if isinstance(error, kd.distribution.ClusterError):
         status = TRY_AGAIN
     elif _memory.is_out_of_memory(error):
         message = f"{_memory.ADVICE} Received: {message[:MOST_OF_A_REASON]}"
