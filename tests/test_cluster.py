@@ -203,7 +203,7 @@ def test_a_cluster_that_is_formed_does_not_look_for_its_own_port(monkeypatch):
         monkeypatch.setenv("TF_CONFIG", task(1, [1, own.getsockname()[1]])["TF_CONFIG"])
         formed = type("Context", (), {"coordination_service": object()})()
         monkeypatch.setattr(context, "context", lambda: formed)
-        _cluster.prepare(_cluster.read(), 1)
+        assert _cluster.prepare(_cluster.read(), 1) is None
 
 
 def test_what_ends_the_program_is_told_in_a_line_with_its_status(capsys):

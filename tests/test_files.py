@@ -166,7 +166,7 @@ def test_a_folder_is_held_by_one_process_and_until_that_ends(tmp_path, another_p
 def test_a_folder_is_held_until_nothing_refers_to_it(tmp_path, another_process):
     hold = _files.held(tmp_path)
     del hold
-    another_process(tmp_path)
+    assert another_process(tmp_path).poll() is None  # it has the lock, and lives
 
 
 def test_what_kills_left_is_cleared_but_not_what_others_write(tmp_path, another_process):
