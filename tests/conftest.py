@@ -40,12 +40,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _seed_and_settings():
-    """Seeds Python, NumPy and the backend; puts Keras's global settings back afterwards."""
+    """Seeds Python, NumPy and the backend; puts Keras's and a cluster's settings back afterwards."""
+    cluster = os.environ.get("TF_CONFIG")
     policy = keras.config.dtype_policy()
     floatx = keras.config.floatx()
     image_data_format = keras.config.image_data_format()
     keras.utils.set_random_seed(SEED)
     yield
+    if cluster is None:
+        os.environ.pop("TF_CONFIG", None)  # what Slurm says is written there
+    else:
+        os.environ["TF_CONFIG"] = cluster
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(image_data_format)
