@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _seed_and_settings():
-    """Seeds Python, NumPy and the backend; puts Keras's and a cluster's settings back afterwards."""
+    """Seeds Python, NumPy and the backend; puts back what a test set in Keras or for a cluster."""
     cluster = os.environ.get("TF_CONFIG")
     policy = keras.config.dtype_policy()
     floatx = keras.config.floatx()

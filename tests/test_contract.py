@@ -282,9 +282,9 @@ def test_tflite_of_the_inference_model(wrapper, tmp_path):
         train_alone(getattr(model, name))
     fit(model, wrapper, epochs=30)
     x, y = samples(64)
-    # Of a network no longer in its wrapper; tests/export writes every kind of many networks.
-    kinds = (None, "float16", "dynamic", "int8") if wrapper.name == "Distiller" else (None, "int8")
-    for quantize in kinds:
+    # Every kind of one wrapper's; tests/export writes every kind of many networks.
+    others = ("float16", "dynamic") if wrapper is WRAPPERS["Distiller"] else ()
+    for quantize in (None, *others, "int8"):
         path = tmp_path / f"{quantize}.tflite"
         kd.export.tflite(model, path, quantize=quantize, representative_data=x)
         limits = {"min_agreement": 0.9} if quantize in ("int8", "dynamic") else {}
