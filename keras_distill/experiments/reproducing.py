@@ -17,6 +17,7 @@ from keras_distill._types import PathLike
 from keras_distill._types import Say
 from keras_distill.experiments import compression
 from keras_distill.experiments import definitions
+from keras_distill.experiments import further
 from keras_distill.experiments import losses
 from keras_distill.experiments import memory
 from keras_distill.experiments import mutual
@@ -40,6 +41,7 @@ def experiments():
         compression.COMPRESSION,
         losses.PREDICTIONS,
         losses.LAYERS,
+        further.FURTHER,
         self_distillation.NOISE,
         mutual.COHORTS,
         self_distillation.AUGMENTATION,

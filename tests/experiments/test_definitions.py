@@ -1,13 +1,18 @@
 """Rows of experiments: what they need of each other, what they draw, what they are called."""
 
+import functools
+import types
+
 import keras
 import numpy as np
 import pytest
 
+from keras_distill import backbones
 from keras_distill import data
 from keras_distill.experiments import claims
 from keras_distill.experiments import compression
 from keras_distill.experiments import definitions
+from keras_distill.experiments import further
 from keras_distill.experiments import losses
 from keras_distill.experiments import mutual
 from keras_distill.experiments import mystery_results
@@ -17,12 +22,17 @@ from keras_distill.experiments import self_distillation
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import Scale
 from keras_distill.experiments.definitions import rows
+from keras_distill.recipes import networks
+from keras_distill.recipes import paper
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes.schemes import Options
+from keras_distill.recipes.settings import Setting
+from keras_distill.recipes.tasks import Task
 from tests.experiments.test_reproducing import TINY
 from tests.experiments.test_reproducing import record
 
+SETTING = Setting(epochs=1, batch_size=10, learning_rate=0.1, augment=False)
 SCALE = Scale("digits", TINY, 2, limit=60, test_limit=10)
 
 
@@ -137,6 +147,32 @@ def results_of(scale="tiny", seeds=2, **accuracies):
     }
 
 
+def test_further_schemes_learn_from_the_teachers_that_their_words_name(tmp_path, monkeypatch):
+    """The assistant's student from the assistant; SimKD keeps the teacher's classifier."""
+    known = further.FURTHER.scales
+    for scale in known.values():
+        assert further.ASSISTANTS[scale.options.filled().student]
+    asked, models = [], {"large": 3, "assistant": 4}
+
+    def load(path):
+        asked.append(path)
+        return backbones.small_cnn((8, 8, 1), 10, models[path], name="teacher")
+
+    monkeypatch.setattr(further.networks, "load", load)
+    place = types.SimpleNamespace(model=lambda row, seed: row)
+    images = data.load("digits", limit=20).train
+    task = Task(functools.partial(networks.build, "small-2", (8, 8, 1), 10), images, SETTING)
+    plan = further._taught_by("assistant", paper.distillation)(place, task)
+    assert asked == ["assistant"]
+    assert plan.model.teacher.count_params() == load("assistant").count_params()
+    plan = further._taught_by("large", further._reused_classifier)(place, task)
+    assert plan.network is plan.model.inference_model
+    kept = plan.network.layers[-1].get_weights()[-2:]
+    theirs = plan.model.teacher.get_layer("head").get_weights()
+    for ours, teachers in zip(kept, theirs, strict=True):
+        np.testing.assert_array_equal(ours, teachers)
+
+
 def test_the_best_losses_are_those_of_the_seeds_that_both_have():
     """The third seed, which one experiment has, would put Hint first; a diverged loss is out."""
     first = results_of(seeds=3, DIST=[0.6, 0.6, 0.6], LogitMSE=[0.51, 0.51, 0.9])
@@ -193,7 +229,7 @@ def test_claims_that_are_recalled_say_so():
         name: sum(said in claim.source for claim in made.claims) for name, made in known.items()
     }
     expected = {"mutual": 2, "cohorts": 2, "memory": 2, "dlb_augmentation": 1}
-    expected |= {"self_distillation": 2, "mysteries_multi_view": 5}
+    expected |= {"self_distillation": 2, "mysteries_multi_view": 5, "further_schemes": 6}
     assert {name: count for name, count in recalled.items() if count} == expected
     sources = {claim.source for claim in known["compression"].claims}
     assert sources == {compression.HINTON, mutual.HERE}

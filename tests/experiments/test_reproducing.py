@@ -328,7 +328,14 @@ def folder(tmp_path_factory):
 
 # The second pair comes after the losses whose results it reads.
 OWN = ["mutual", "cohorts", "self_distillation", "dlb_augmentation", "label_noise"]
-OWN += ["compression", "memory", "losses_predictions", "losses_layers", "losses_second_pair"]
+OWN += [
+    "further_schemes",
+    "compression",
+    "memory",
+    "losses_predictions",
+    "losses_layers",
+    "losses_second_pair",
+]
 
 
 @pytest.mark.slow
