@@ -1,23 +1,31 @@
-"""Writes the README's tables of figures, from `results/`: what methods gain, what a step costs.
+"""Writes the README's figures from `results/`: the picture, what methods gain, what a step costs.
 
     python scripts/readme_figures.py          # after scripts/reproduce.py, scripts/benchmark.py
     python scripts/readme_figures.py --check  # an error where the README says something else
 
 Gains are those of the experiments in `SHOWN`, in their order: of each row that has a page in
 `docs/methods/`, the gain over the first row of its group, as the file holds it. Times are those of
-`results/benchmark/cpu.json`.
+`results/benchmark/cpu.json`. The words of the picture are those of `results/compression.json`.
 """
 
 import argparse
 import json
 import pathlib
+import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-SHOWN = ("mutual", "self_distillation", "losses_predictions", "losses_layers")
+SHOWN = ("mutual", "self_distillation", "further_schemes", "losses_predictions", "losses_layers")
 GAIN_HEADS = ("| method | row | gain, points | seeds |", "| --- | --- | ---: | ---: |")
 SPEED_HEADS = ("| | logits | logits and three taps |", "| --- | ---: | ---: |")
+# Rows of the picture's experiment, and what its words call them.
+PICTURED = {
+    "teacher": "a network that is larger",
+    "baseline": "the small one alone",
+    "distillation": "the small one, distilled",
+    "int8_after": "the same in int8",
+}
 # Rows of the table of times, and the figures of the benchmark that fill them.
 TIMES = {
     "keras_distill": ("KD, logits / the parts", "KD, 3 taps / the parts"),
@@ -103,7 +111,33 @@ def speed(folder=RESULTS):
     return f"{about}:\n\n" + "\n".join([*SPEED_HEADS, *rows])
 
 
-BLOCKS = {"gains": gains, "speed": speed}
+def picture(folder=RESULTS):
+    """The Markdown of the picture: accuracy against size and latency, and what it shows."""
+    path = folder / "compression.json"
+    if not path.exists():
+        return ""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    entries = {entry["id"]: entry for entry in results["comparison"]}
+    data = results["dataset"]
+
+    def said(name, words):
+        records = entries[name]["records"]
+        size, latency = (
+            statistics.mean(record[key] for record in records) for key in ("bytes", "latency_ms")
+        )
+        accuracy = 100 * entries[name]["accuracy"]["mean"]
+        return f"{words} {accuracy:.1f} %, {size / 1000:.0f} kB, {latency:.2f} ms"
+
+    shown = "; ".join(said(name, words) for name, words in PICTURED.items() if name in entries)
+    return (
+        f"![{results['title']}](docs/figures/compression.png)\n\n"
+        f"TF Lite files for {data['name']}, {data['train']:,} training images, means of "
+        f"{len(results['seeds'])} seeds: {shown} an image on one core "
+        f"([all rows, with deviations](results/compression.md), `{results['command']}`)."
+    )
+
+
+BLOCKS = {"picture": picture, "gains": gains, "speed": speed}
 
 
 def written(text, name, new):

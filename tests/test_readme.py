@@ -185,7 +185,7 @@ def test_figures_are_those_of_the_results():
 def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     figures = importlib.import_module("readme_figures")
-    assert figures.gains(tmp_path) == figures.speed(tmp_path) == ""
+    assert figures.gains(tmp_path) == figures.speed(tmp_path) == figures.picture(tmp_path) == ""
 
     def entry(name, gain):
         return {
@@ -211,12 +211,34 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
     assert row + "| +1.23 ± 0.41 | 5 |" in made
     assert "digits, 1,000 training images; alone 78.12 %" in made
     assert "without_a_page" not in made
+    records = [{"bytes": 7000, "latency_ms": 0.25}, {"bytes": 9000, "latency_ms": 0.75}]
+    results["comparison"] = [{**entry("int8_after", 0.01), "records": records}]
+    (tmp_path / "compression.json").write_text(json.dumps({**results, "seeds": [0, 1]}))
+    shown = figures.picture(tmp_path)
+    assert "![Mutual learning](docs/figures/compression.png)" in shown
+    assert "means of 2 seeds: the same in int8 80.0 %, 8 kB, 0.50 ms an image" in shown
     marks = "a <!-- gains: scripts/readme_figures.py -->\nold\n<!-- /gains --> b"
     new = figures.written(marks, "gains", made)
     assert made in new and "old" not in new and new.startswith("a ") and new.endswith(" b")
     assert figures.written(new, "gains", made) == new
     with pytest.raises(ValueError, match="speed"):
         figures.written(marks, "speed", "")
+
+
+def test_what_is_counted_is_there(readme):
+    import keras
+
+    import keras_distill
+    from keras_distill.recipes import loss_names
+
+    found = {
+        value
+        for value in vars(keras_distill).values()
+        if isinstance(value, type) and issubclass(value, keras.Model)
+    }
+    wrappers = len(found - {keras_distill.EnsembleTeacher})
+    assert f"{len(loss_names.names())} losses" in readme
+    assert f"{wrappers} wrappers" in readme
 
 
 def test_the_version_to_cite_is_this_one():

@@ -172,7 +172,7 @@ def distil(
         student = network(settings.student, settings.seed)
         return student, student
 
-    staged = dataclasses.replace(own, epochs=wiring.first_epochs + own.epochs)
+    staged = dataclasses.replace(own, epochs=sum(wiring.epochs(own.epochs)))
     distilled = fit("student distilled", "student", make_student, staged, ids=wiring.needs_ids)
     trained = {"student distilled": distilled}
     if settings.baseline:

@@ -26,6 +26,9 @@ class Use:
         rises: In which first share of the steps the weight rises from 0 in a straight line.
         falls: In which first share of them it falls to 0, alike.
         temperature: Of the loss; None for its own default.
+        first: In which first share of the epochs the loss trains the student by itself, a stage
+            of its own; the labels alone train it after that.
+        arguments: Of the loss, where they are not its defaults.
     """
 
     weight: float = 1.0
@@ -34,15 +37,20 @@ class Use:
     rises: float | None = None
     falls: float | None = None
     temperature: float | None = None
+    first: float | None = None
+    arguments: dict = dataclasses.field(default_factory=dict)
 
 
 OF_RESPONSE = Use(0.9, 0.1)
 WARM_UP = 20 / 240  # epochs, in mdistiller
+FIRST = 30 / 270  # epochs, in RepDistiller
 # Layers as in RepDistiller. A loss that is not here has a weight of 1 on layers and inputs, and
 # those of KD on predictions. DIST's weight belongs to the temperature that its code has on CIFAR;
-# JensenShannon has those of KD, which is our choice.
+# JensenShannon has those of KD, which is our choice. ActivationBoundary and FlowOfSolution are a
+# first stage, as published and in RepDistiller, whose mean over pairs of channels FlowOfSolution
+# has here: with the paper's sum its gradient is hundreds of times the label loss's.
 USES = {
-    "ActivationBoundary": Use(3e-3, layers="pre-activations"),
+    "ActivationBoundary": Use(3e-3, layers="pre-activations", first=FIRST),
     "AdaptiveAlphaDivergence": Use(1.0, 0.0),
     "AttentionTransfer": Use(1000.0, layers="stages"),
     "BoundarySupport": Use(2.0, falls=0.75),
@@ -51,7 +59,7 @@ USES = {
     "DIST": Use(2.0, temperature=4.0),
     "DecoupledKD": Use(rises=WARM_UP),
     "FactorTransfer": Use(500.0, layers="last stage"),
-    "FlowOfSolution": Use(layers="stem and stages"),
+    "FlowOfSolution": Use(layers="stem and stages", first=FIRST, arguments={"mode": "mean"}),
     "HardTargets": Use(0.5, 0.5),
     "Hint": Use(100.0, layers="middle stage"),
     "InstanceGraph": Use(layers="graph"),
@@ -93,17 +101,38 @@ class Wiring:
         """Whether the batches have to carry ids."""
         return getattr(losses, self.name).needs_ids
 
+    def epochs(self, epochs):
+        """`(those of a stage that goes before, the others)`, of so many epochs of the student.
+
+        A stage that trains the student too is taken out of its epochs, one at least; that of
+        `FactorTransfer`'s paraphraser comes on top.
+        """
+        if self.paraphrases:
+            return PARAPHRASER_EPOCHS, epochs
+        if self.use.first is None:
+            return 0, epochs
+        before = max(1, round(self.use.first * epochs))
+        return before, max(1, epochs - before)
+
     @property
-    def first_epochs(self):
-        """Epochs of a stage that goes before: that of `FactorTransfer`'s paraphraser."""
-        return PARAPHRASER_EPOCHS if hasattr(getattr(losses, self.name), "reconstruction") else 0
+    def paraphrases(self):
+        """Whether something of the teacher's is trained before: `FactorTransfer`'s paraphraser."""
+        return hasattr(getattr(losses, self.name), "reconstruction")
 
     def loss(self):
         """A loss, new each time: one with layers belongs to one term."""
         return getattr(losses, self.name)(**self.arguments)
 
-    def distiller(self, teacher, student, epochs, steps):
-        """A `Distiller` for `first_epochs` and then `epochs` epochs of so many steps."""
+    def distiller(self, teacher, student, epochs, steps, optimizer=None):
+        """A `Distiller` for all epochs that `self.epochs` says.
+
+        Args:
+            teacher, student: The networks.
+            epochs: Epochs of the student, of `steps` steps.
+            steps: See `epochs`.
+            optimizer: A function of a number of epochs that gives each stage its optimizer. By
+                default a fresh copy of the compiled one, whose schedule begins anew in each.
+        """
         weight = self._weight(epochs * steps)
         if self.pairs is None:
             terms = [Term(self.loss(), weight=weight)]
@@ -113,12 +142,19 @@ class Wiring:
                 for own, other, connectors in self.pairs
             ]
         label_weight = self.use.label_weight
-        if not self.first_epochs:
+        first, then = self.epochs(epochs)
+        if not first:
             return Distiller(teacher, student, terms, student_loss_weight=label_weight)
-        before = [Term(t.loss.reconstruction(), t.teacher, t.student) for t in terms]
+        before, trainable = terms, None
+        if self.paraphrases:
+            before = [Term(t.loss.reconstruction(), t.teacher, t.student) for t in terms]
+            trainable = []
+        optimizers = [optimizer and optimizer(count) for count in (first, then)]
+        options = {"trainable": trainable, "student_loss_weight": 0}
+        after = [] if self.use.first else terms
         stages = [
-            Stage("before", self.first_epochs, before, trainable=[], student_loss_weight=0),
-            Stage("transfer", epochs, terms, student_loss_weight=label_weight),
+            Stage("before", first, before, optimizer=optimizers[0], **options),
+            Stage("transfer", then, after, None, optimizers[1], student_loss_weight=label_weight),
         ]
         return Distiller(teacher, student, stages=stages)
 
@@ -159,8 +195,10 @@ class Wiring:
             parts.append(f", from 0 in the first {self.use.rises:.0%} of the steps")
         if self.use.falls is not None:
             parts.append(f", falling to 0 in the first {self.use.falls:.0%} of the steps")
-        if self.first_epochs:
-            parts.append(f", after {self.first_epochs} epochs of its paraphraser")
+        if self.paraphrases:
+            parts.append(f", after {PARAPHRASER_EPOCHS} epochs of its paraphraser")
+        if self.use.first is not None:
+            parts.append(f", alone in the first {self.use.first:.0%} of the epochs, then none")
         return "".join(parts) + f"; label loss: weight {self.use.label_weight:g}"
 
 
@@ -181,7 +219,7 @@ def wired(settings, teacher, student, images):
         use = dataclasses.replace(use, weight=settings.weight, rises=None, falls=None)
     if settings.label_weight is not None:
         use = dataclasses.replace(use, label_weight=settings.label_weight)
-    arguments = loss_names.supplied(name, images, settings.seed)
+    arguments = {**use.arguments, **loss_names.supplied(name, images, settings.seed)}
     said = settings.temperature
     temperature = use.temperature if said is None else said
     if temperature is not None:

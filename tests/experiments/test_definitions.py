@@ -1,5 +1,6 @@
 """Rows of experiments: what they need of each other, what they draw, what they are called."""
 
+import dataclasses
 import functools
 import types
 
@@ -22,6 +23,7 @@ from keras_distill.experiments import self_distillation
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import Scale
 from keras_distill.experiments.definitions import rows
+from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
 from keras_distill.recipes import paper
 from keras_distill.recipes import running
@@ -218,7 +220,40 @@ def test_the_second_pair_trusts_no_results_of_another_scale_or_choice(tmp_path, 
 def test_rows_of_predictions_run_at_the_temperature_of_their_weights():
     assert losses._what("DIST").endswith("; temperature 4, weight 2, label loss 1.")
     assert losses._what("JensenShannon").endswith("; temperature 4, weight 0.9, label loss 0.1.")
-    assert not {"ActivationBoundary", "FlowOfSolution"} & set(losses.COMPARED)
+
+
+@pytest.mark.tensorflow
+def test_slopes_are_gradients_of_the_loss_over_those_of_the_labels(tmp_path):
+    """LogitMSE's against GradientTape, on the first batch; a paraphraser's stage has none."""
+    import tensorflow as tf
+
+    scale = Scale("digits", dataclasses.replace(TINY, batch_size=20), 1, limit=60, test_limit=10)
+    place = definitions.Place(tmp_path, scale, [0], say=lambda line: None)
+    teacher = networks.build("small-3", (8, 8, 1), 10, seed=7)
+    path = place.model("teacher", 0)
+    path.parent.mkdir(parents=True)
+    teacher.save(path)
+
+    def slope(name):
+        return losses.slope(place, Row(name, "", None), 0)["slope"]
+
+    options = scale.options.filled()
+    task = running.task_of(schemes.named("distillation"), place.load().train, options, 0)
+    student = task.build()
+    plan = task.plan(student, student)
+    images, labels = next(iter(plan.data(0)))[:2]
+    with tf.GradientTape(persistent=True) as tape:
+        said = student(images, training=True)
+        label_loss = plan.compile["loss"](labels, said)
+        squares = tf.square(said - teacher(images, training=False))
+        term = loss_terms.USES["LogitMSE"].weight * tf.reduce_mean(squares)
+    norms = [
+        float(tf.linalg.global_norm(tape.gradient(value, student.trainable_variables)))
+        for value in (term, label_loss)
+    ]
+    assert slope("LogitMSE") == pytest.approx(norms[0] / norms[1], rel=1e-3)
+    assert slope("FactorTransfer") is None
+    assert 0 < slope("FlowOfSolution") < 100
 
 
 def test_claims_that_are_recalled_say_so():

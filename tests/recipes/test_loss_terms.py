@@ -238,10 +238,42 @@ def test_what_the_command_knows_reaches_the_loss():
 
 def test_the_paraphraser_has_a_stage_of_its_own():
     wiring = wired("FactorTransfer")
-    assert wiring.first_epochs == 6 and "after 6 epochs of its paraphraser" in str(wiring)
+    assert wiring.epochs(40) == (6, 40) and "after 6 epochs of its paraphraser" in str(wiring)
     distiller = wiring.distiller(network("small-3"), network("small-2"), 2, 3)
     first, second = distiller.terms
     assert first.loss.paraphraser is second.loss.paraphraser
+
+
+@pytest.mark.parametrize("name", ["ActivationBoundary", "FlowOfSolution"])
+def test_what_is_an_initialisation_has_a_first_stage(name):
+    """As published: the loss alone, then the labels alone, in as many epochs as other losses."""
+    wiring = wired(name, label_weight=0.5)
+    assert [wiring.epochs(count) for count in (1, 2, 40, 270)] == [
+        (1, 1),
+        (1, 1),
+        (4, 36),
+        (30, 240),
+    ]
+    assert wired("Hint").epochs(40) == (0, 40)
+    assert "alone in the first 11% of the epochs, then none; label loss: weight 0.5" in str(wiring)
+    asked = []
+
+    def optimizer(epochs):
+        asked.append(epochs)
+        return keras.optimizers.SGD(1.0 / epochs)
+
+    student = network("small-2")
+    distiller = wiring.distiller(network("small-3"), student, 9, 3, optimizer)
+    first, then = distiller.stages
+    assert (first.epochs, first.student_loss_weight, len(then.terms)) == (1, 0, 0)
+    assert (then.epochs, then.student_loss_weight) == (8, 0.5)
+    assert asked == [1, 8] and len(distiller.terms) == len(first.terms) > 0
+    assert then.optimizer.learning_rate == 1.0 / 8
+
+
+def test_flows_are_compared_as_repdistiller_does():
+    """The paper's sum over pairs of channels has a gradient of hundreds of times the labels'."""
+    assert wired("FlowOfSolution").loss().mode == "mean"
 
 
 def plain(classes=4, activation=None, width=5):
