@@ -1,10 +1,10 @@
 """Claims of papers, held against measured differences: each agrees, does not, or is left open.
 
 A `Claim` has words, a source and a `judge`, a function of the entries of a comparison that returns
-a verdict; `larger`, `smaller`, `alike` and `every` make such functions. Differences are taken seed
-by seed. One counts where it exceeds Student's two-sided 95 % limit for its number of seeds, which
-is the smallest difference that these seeds could show: 2.8 standard errors for five seeds, 4.3 for
-three.
+a verdict; `larger`, `smaller`, `alike`, `no_larger` and `every` make such functions. Differences
+are taken seed by seed. One counts where it exceeds Student's two-sided 95 % limit for its number of
+seeds, which is the smallest difference that these seeds could show: 2.8 standard errors for five
+seeds, 4.3 for three.
 """
 
 import dataclasses
@@ -174,6 +174,26 @@ def alike(row, than, within, measure=ACCURACY):
             mean, smallest = abs(found["mean"]), found["smallest"]
             verdict = AGREES if mean + smallest < within else verdict
             verdict = CONTRADICTS if mean - smallest > within else verdict
+        return {"verdict": verdict, "differences": [found]}
+
+    return judge
+
+
+def no_larger(row, than, within, measure=ACCURACY):
+    """A judge of "`row` has at most `within` more than `than`", the 95 % interval counted.
+
+    Args:
+        row, than, within, measure: As in `alike`, of which this is one side.
+    """
+    _checks.positive("within", within)
+
+    def judge(entries):
+        found = {**difference(entries, row, than, measure), "within": within}
+        verdict = OPEN
+        if found["smallest"] is not None and found["mean"] + found["smallest"] < within:
+            verdict = AGREES
+        elif found["smallest"] is not None and found["mean"] - found["smallest"] > within:
+            verdict = CONTRADICTS
         return {"verdict": verdict, "differences": [found]}
 
     return judge

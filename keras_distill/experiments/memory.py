@@ -4,8 +4,8 @@ import dataclasses
 
 from keras_distill.experiments.claims import Claim
 from keras_distill.experiments.claims import Measure
-from keras_distill.experiments.claims import alike
 from keras_distill.experiments.claims import every
+from keras_distill.experiments.claims import no_larger
 from keras_distill.experiments.claims import recalled
 from keras_distill.experiments.claims import smaller
 from keras_distill.experiments.definitions import Experiment
@@ -93,9 +93,9 @@ MEMORY = Experiment(
     measure=_measure,
     claims=(
         Claim(
-            f"DLB needs hardly more memory than the student alone (within {CLOSE:g} MiB).",
+            f"DLB needs hardly more memory than the student alone ({CLOSE:g} MiB at most).",
             recalled(DLB),
-            alike("dlb", "baseline", CLOSE, TRAINING),
+            no_larger("dlb", "baseline", CLOSE, TRAINING),
         ),
         Claim(
             "DLB needs less memory than the schemes that keep a second network.",

@@ -3,6 +3,7 @@
 from keras_distill import backbones
 from keras_distill.experiments.claims import ACCURACY
 from keras_distill.experiments.claims import larger
+from keras_distill.experiments.claims import no_larger
 from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Scale
 from keras_distill.experiments.mystery_results import AVERAGE
@@ -13,7 +14,6 @@ from keras_distill.experiments.mystery_results import TINY
 from keras_distill.experiments.mystery_results import WIDE
 from keras_distill.experiments.mystery_results import carried_out
 from keras_distill.experiments.mystery_results import claim
-from keras_distill.experiments.mystery_results import no_better
 from keras_distill.experiments.mystery_results import study_of
 from keras_distill.recipes import networks
 from keras_distill.recipes.schemes import Options
@@ -99,7 +99,7 @@ DEEP = Experiment(
         claim(
             "Networks trained on the loss of their average are no better than a single one "
             "(by a point at most).",
-            no_better("average", "single", 1.0),
+            no_larger("average", "single", 1.0),
         ),
         claim(
             "A student of the ensemble is better than a single network.",
@@ -115,7 +115,7 @@ DEEP = Experiment(
         ),
         claim(
             "Students of the same ensemble gain little as an ensemble (a point at most over one).",
-            no_better("distilled_ensemble", "distilled", 1.0),
+            no_larger("distilled_ensemble", "distilled", 1.0),
         ),
     ),
     notes=(
@@ -169,7 +169,7 @@ RANDOM_FEATURES = Experiment(
         claim("An ensemble is better than its members.", larger("ensemble", "single")),
         claim(
             "A student of the ensemble is no better than a single network (by a point at most).",
-            no_better("distilled", "single", 1.0),
+            no_larger("distilled", "single", 1.0),
         ),
         claim(
             "The average trained directly is better than the ensemble.",

@@ -7,12 +7,8 @@ made of them.
 import re
 
 from keras_distill.experiments import mystery_runs
-from keras_distill.experiments.claims import AGREES
-from keras_distill.experiments.claims import CONTRADICTS
-from keras_distill.experiments.claims import OPEN
 from keras_distill.experiments.claims import Claim
 from keras_distill.experiments.claims import Measure
-from keras_distill.experiments.claims import difference
 from keras_distill.experiments.definitions import entry
 from keras_distill.experiments.definitions import with_gains
 from keras_distill.experiments.pages import column
@@ -44,25 +40,6 @@ TINY = {"training": {**SGD, "epochs": 1, "batch_size": 16}, "members": 2, "stude
 def claim(words, judge, source=PAPER):
     """A `Claim` of the paper."""
     return Claim(words, source, judge)
-
-
-def no_better(row, than, within):
-    """A judge of "`row` is at most `within` points better than `than`", the 95 % interval counted.
-
-    Args:
-        row, than, within: As in `claims.alike`, of which this is one side.
-    """
-
-    def judge(entries):
-        found = {**difference(entries, row, than), "within": within}
-        verdict = OPEN
-        if found["smallest"] is not None and found["mean"] + found["smallest"] < within:
-            verdict = AGREES
-        elif found["smallest"] is not None and found["mean"] - found["smallest"] > within:
-            verdict = CONTRADICTS
-        return {"verdict": verdict, "differences": [found]}
-
-    return judge
 
 
 def study_of(place, build, split):
