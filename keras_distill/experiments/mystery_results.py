@@ -118,32 +118,33 @@ def figure(results):
     Raises:
         ImportError: If matplotlib is missing; it names the extra.
     """
-    lines = []
+    panels = []
     for group, sizes in results["by_size"].items():
-        start = f"{group}: " if group else ""
-        lines.append(
+        lines = [
             {
-                "name": f"{start}independent networks",
+                "name": "independent networks",
                 "x": [each["size"] for each in sizes],
                 "y": [100 * each["mean"] for each in sizes],
                 "error": None,
             }
-        )
+        ]
         for made in results["comparison"]:
             if made["group"] != group or made["name"] in ("single", "ensemble"):
                 continue
             error = made["accuracy"]["error"]
             lines.append(
                 {
-                    "name": f"{start}{made['name'].replace('_', ' ')}",
+                    "name": made["name"].replace("_", " "),
                     "x": [made["records"][0]["run"]],
                     "y": [100 * made["accuracy"]["mean"]],
                     "error": None if error is None else [100 * error],
                     "line": False,
                 }
             )
-    drawn = drawing_rows.curves(lines, "networks that answer", "test accuracy in %")
-    drawn.axes[0].xaxis.get_major_locator().set_params(integer=True)
+        panels.append({"title": group, "lines": lines})
+    drawn = drawing_rows.curves(panels, "networks that answer", "test accuracy in %")
+    for axis in drawn.axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     return drawn
 
 

@@ -40,39 +40,47 @@ def rows(panels, words):
     return figure
 
 
-def curves(lines, x, y, logarithmic=False):
-    """Lines with dots, and a bar of their error at each.
+def curves(panels, x, y):
+    """Lines with dots, and a bar of their error at each; a panel a group, with axes of its own.
 
     Args:
-        lines: Dicts of `name`, `x`, `y` and `error` (numbers, or None for no bars), `line`
-            (whether the dots are joined).
+        panels: Dicts of `title` and `lines`: dicts of `name`, `x`, `y` and `error` (numbers, or
+            None for no bars), `line` (whether the dots are joined).
         x, y: Words for the axes.
-        logarithmic: Whether x is.
 
     Returns:
         A figure.
     """
-    figure, axis = style.single(1.3 * style.WIDTH, 3.0 + 0.15 * len(lines))
-    colours = style.colours([line["name"] for line in lines], roles={})
-    for line in lines:
-        axis.errorbar(
-            line["x"],
-            line["y"],
-            yerr=line.get("error"),
-            fmt="-o" if line.get("line", True) else "o",
-            ms=4,
-            lw=1.2,
-            capsize=2,
-            color=colours[line["name"]],
-            label=label(line["name"], 48),
-        )
-    if logarithmic:
-        axis.set_xscale("log")
-    axis.set_xlabel(x, fontsize=TEXT)
-    axis.set_ylabel(y, fontsize=TEXT)
-    axis.grid(alpha=0.3)
-    axis.margins(0.08)
-    figure.legend(loc="outside lower center", ncols=1, fontsize=TEXT - 0.5, frameon=False)
+    names = list(dict.fromkeys(line["name"] for panel in panels for line in panel["lines"]))
+    wide = 1.3 * style.WIDTH if len(panels) == 1 else style.WIDTH
+    figure, axes = style.grid(len(panels), 2, wide, 2.4, 0.6 + 0.15 * len(names))
+    colours = style.colours(names, roles={})
+    shown = {}
+    for axis, panel in zip(axes, panels):
+        for line in panel["lines"]:
+            shown[label(line["name"], 48)] = axis.errorbar(
+                line["x"],
+                line["y"],
+                yerr=line.get("error"),
+                fmt="-o" if line.get("line", True) else "o",
+                ms=4,
+                lw=1.2,
+                capsize=2,
+                color=colours[line["name"]],
+            )
+        axis.set_title(panel["title"], fontsize=TEXT, loc="left")
+        axis.set_xlabel(x, fontsize=TEXT)
+        axis.set_ylabel(y, fontsize=TEXT)
+        axis.grid(alpha=0.3)
+        axis.margins(0.08)
+    figure.legend(
+        shown.values(),
+        shown,
+        loc="outside lower center",
+        ncols=min(2, len(panels)),
+        fontsize=TEXT - 0.5,
+        frameon=False,
+    )
     return figure
 
 
