@@ -16,7 +16,14 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-SHOWN = ("mutual", "self_distillation", "further_schemes", "losses_predictions", "losses_layers")
+SHOWN = (
+    "mutual",
+    "self_distillation",
+    "label_noise",
+    "further_schemes",
+    "losses_predictions",
+    "losses_layers",
+)
 GAIN_HEADS = ("| method | row | gain, points | seeds |", "| --- | --- | ---: | ---: |")
 SPEED_HEADS = ("| | logits | logits and three taps |", "| --- | ---: | ---: |")
 # Rows of the picture's experiment, and what its words call them.
@@ -64,6 +71,16 @@ def lines(results, known):
             )
 
 
+def alone(results):
+    """What each group's gains refer to: the accuracy of its first row."""
+    first = {}
+    for entry in results["comparison"]:
+        first.setdefault(entry["group"], entry["accuracy"]["mean"])
+    return ", ".join(
+        f"{100 * mean:.2f} %{f' ({group})' if group else ''}" for group, mean in first.items()
+    )
+
+
 def gains(folder=RESULTS):
     """The Markdown of what the methods gained."""
     known, parts = methods(), []
@@ -71,10 +88,10 @@ def gains(folder=RESULTS):
         path = folder / f"{name}.json"
         if path.exists():
             results = json.loads(path.read_text(encoding="utf-8"))
-            first, data = results["comparison"][0], results["dataset"]
+            data = results["dataset"]
             parts.append(
                 f"**[{results['title']}](results/{name}.md)** ({data['name']}, {data['train']:,} "
-                f"training images; alone {100 * first['accuracy']['mean']:.2f} %; "
+                f"training images; alone {alone(results)}; "
                 f"`{results['command']}`):"
             )
             parts.append("\n".join([*GAIN_HEADS, *lines(results, known)]))

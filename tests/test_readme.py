@@ -191,6 +191,7 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
         return {
             "id": name,
             "name": name,
+            "group": "",
             "accuracy": {"mean": 0.8},
             "gain": {"mean": gain, "error": 0.0041, "seeds": 5},
         }
@@ -200,7 +201,8 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
         "command": "python scripts/reproduce.py mutual",
         "dataset": {"name": "digits", "train": 1000},
         "comparison": [
-            {"id": "baseline", "name": "baseline", "accuracy": {"mean": 0.78125}},
+            {"id": "a", "name": "baseline", "group": "", "accuracy": {"mean": 0.78125}},
+            {"id": "b", "name": "baseline", "group": "shifted", "accuracy": {"mean": 0.75}},
             entry("mutual", 0.0123),
             entry("without_a_page", 0.5),
         ],
@@ -209,7 +211,7 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
     made = figures.gains(tmp_path)
     row = "| [Mutual learning (DML)](docs/methods/mutual_learning.md) | `mutual` "
     assert row + "| +1.23 ± 0.41 | 5 |" in made
-    assert "digits, 1,000 training images; alone 78.12 %" in made
+    assert "digits, 1,000 training images; alone 78.12 %, 75.00 % (shifted);" in made
     assert "without_a_page" not in made
     records = [{"bytes": 7000, "latency_ms": 0.25}, {"bytes": 9000, "latency_ms": 0.75}]
     results["comparison"] = [{**entry("int8_after", 0.01), "records": records}]
