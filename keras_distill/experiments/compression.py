@@ -11,11 +11,13 @@ from keras_distill.experiments.claims import Claim
 from keras_distill.experiments.claims import Measure
 from keras_distill.experiments.claims import alike
 from keras_distill.experiments.claims import larger
+from keras_distill.experiments.claims import recalled
 from keras_distill.experiments.claims import smaller
 from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import file_name
 from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import taught_by
 from keras_distill.experiments.definitions import trained
 from keras_distill.experiments.mutual import HERE
 from keras_distill.experiments.mutual import as_large
@@ -39,7 +41,7 @@ TEMPERATURE, LABEL_WEIGHT = 4.0, 0.1
 AWARE_RATE, AWARE_SHARE = 5e-4, 6  # Adam's first, as in `recipes.quantizing`; of the epochs
 OF_NETWORK = ("best_accuracy", "best_epoch", "loss", "calibration_error")
 BYTES = Measure("bytes", "bytes", 1.0)
-HINTON = "Hinton et al., 2015, https://arxiv.org/abs/1503.02531"
+HINTON = recalled("Hinton et al., 2015, https://arxiv.org/abs/1503.02531")
 SMALL = Options(student="small-8-16-32", teacher="small-32-64-128", ensemble=1, looks=5)
 FULL = Options(setting="paper", student="resnet20", teacher="resnet56")
 # The students beside the one of the options, by setting.
@@ -84,8 +86,7 @@ def _as_file(quantize=None, ranges=False):
     return after
 
 
-def _distilled(place, task):
-    return paper.distillation(task, networks.load(place.model("teacher", task.seed)))
+_distilled = taught_by("teacher", paper.distillation)
 
 
 def _further(place, task, aware):

@@ -45,6 +45,7 @@ from keras_distill.callbacks.non_finite import NonFiniteLoss
 from keras_distill.experiments.entries import budgets
 from keras_distill.experiments.entries import entry
 from keras_distill.experiments.entries import with_gains
+from keras_distill.recipes import networks
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes import training
@@ -278,7 +279,31 @@ def rows(*every):
     return measure
 
 
-def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None, **arguments):
+def taught_by(row, make):
+    """`make`, a function of `(task, teacher)` and more, as `trained` takes it.
+
+    Args:
+        row: Id of the row whose network of the same seed teaches.
+        make: Such as `recipes.paper.distillation`.
+    """
+
+    def plan(place, task, **arguments):
+        return make(task, networks.load(place.model(row, task.seed)), **arguments)
+
+    return plan
+
+
+def trained(
+    base,
+    make=None,
+    *,
+    noise=0.0,
+    augments=None,
+    change=None,
+    at_end=None,
+    after=None,
+    **arguments,
+):
     """The `measure` of a row that trains a variation of a recipe.
 
     Args:
@@ -286,6 +311,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
         make: A function of `(place, task)` and the recipe's own keyword arguments that returns a
             `Plan`. Defaults to the recipe's.
         noise: Share of wrong training labels, drawn by the seed.
+        augments: As in `Recipe`; None for the recipe's own.
         change: A function of the scale's `Options`, filled, that returns this row's.
         at_end: A function of `(model, images)`, the wrapper and the test `ImageData`, that
             returns a dict which is added to the record. Called after the last epoch.
@@ -304,6 +330,7 @@ def trained(base, make=None, *, noise=0.0, change=None, at_end=None, after=None,
             name=row.id,
             make=functools.partial(scheme.make, **arguments),
             small_options={**scheme.small_options, **arguments},
+            augments=scheme.augments if augments is None else augments,
         )
         if make is not None:
             own = functools.partial(make, place, **arguments)

@@ -1,16 +1,13 @@
 """Experiments on the distillation losses: each on one pair, the best ones on a second pair."""
 
 import dataclasses
-import math
-import types
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_distill.experiments import claims
 from keras_distill.experiments.claims import Claim
 from keras_distill.experiments.claims import larger
+from keras_distill.experiments.claims import recalled
 from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import Scale
@@ -21,10 +18,12 @@ from keras_distill.experiments.mutual import TINY
 from keras_distill.experiments.mutual import as_large
 from keras_distill.experiments.mutual import scales
 from keras_distill.experiments.pages import column
+from keras_distill.experiments.strengths import ALPHA
+from keras_distill.experiments.strengths import slope
+from keras_distill.experiments.strengths import wiring
 from keras_distill.recipes import loss_names
 from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
-from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.training import Forwards
@@ -32,8 +31,6 @@ from keras_distill.reporting.runs import read_object
 
 KD = "SoftTargets"
 BEST_COUNT = 5
-ALPHA = 0.5
-SHARE = 4  # official: 64 of 256 images of a batch are attacked
 CRD = "Tian et al., 2020, https://arxiv.org/abs/1910.10699"
 # As in RepDistiller: SGD from 0.05. Fewer epochs than elsewhere: there are thirty losses.
 SMALL = Options(
@@ -45,37 +42,17 @@ SMALL = Options(
     looks=4,
 )
 FULL = Options(setting="paper", student="resnet20", teacher="resnet56")
-# The arguments that the command line cannot know, or that a batch of 64 wants in proportion.
-ARGUMENTS = {
-    "AlphaDivergence": lambda task: {"alpha": ALPHA},
-    "BoundarySupport": lambda task: {"attack_size": max(1, task.setting.batch_size // SHARE)},
-}
 
 
-def wiring(name, teacher, student, task):
-    """The `loss_terms.Wiring` of a loss: the papers' layers and weights.
+def distilled(place, task, loss, use):
+    """The `Plan` of a student that learns from the row "teacher" by a loss.
 
-    Args:
-        name: The loss.
-        teacher, student: The networks.
-        task: The `Task`.
+    `use` has the arguments of its `loss_terms.Use`: trainings of another use are no part of it.
     """
-    more = ARGUMENTS.get(name, lambda task: {})(task)
-    if loss_names.unknown_arguments(name):
-        return loss_terms.Wiring(name, more, loss_terms.USES.get(name, loss_terms.OF_RESPONSE))
-    said = dict.fromkeys(
-        ("temperature", "weight", "label_weight", "teacher_layer", "student_layer")
-    )
-    settings = types.SimpleNamespace(loss=name, ensemble=1, seed=task.seed, **said)
-    found = loss_terms.wired(settings, teacher, student, task.images)
-    return dataclasses.replace(found, arguments={**found.arguments, **more})
-
-
-def distilled(place, task, loss):
-    """The `Plan` of a student that learns from the row "teacher" by a loss."""
     teacher = networks.load(place.model("teacher", task.seed))
     student = task.build()
-    wired = wiring(loss, teacher, student, task)
+    use = loss_terms.Use(**use)
+    wired = dataclasses.replace(wiring(loss, teacher, student, task), use=use)
     setting = task.setting
 
     def optimizer(epochs):
@@ -83,47 +60,33 @@ def distilled(place, task, loss):
 
     keras.utils.set_random_seed(task.seed)  # for connectors and losses with layers
     model = wired.distiller(teacher, student, setting.epochs, task.steps, optimizer)
-    epochs = sum(wired.epochs(setting.epochs))
-    task = dataclasses.replace(task, setting=setting.changed(epochs=epochs))
-    forwards = Forwards(student=task.count, frozen=task.count)
-    return task.plan(model, student, forwards=forwards, ids=bool(wired.needs_ids))
-
-
-def slope(place, row, seed):
-    """How strong a row's loss is where training begins: `{"slope": ...}`.
-
-    The norm of the gradient of the weighted loss, at the weight of its schedule that is farthest
-    from 0, over that of the label loss: on the first batch, by all of the student's weights. None
-    for `FactorTransfer`, whose paraphraser has learned nothing then.
-    """
-    task = running.task_of(
-        schemes.named("distillation"), place.load().train, place.scale.options.filled(), seed
+    first, then = wired.epochs(setting.epochs)
+    epochs = first + then
+    # Means over the epochs: the student learns nothing while a paraphraser does, and after a
+    # first stage of its own the teacher is not asked.
+    learns = then if wired.paraphrases else epochs
+    asked = first if wired.use.first else epochs
+    forwards = Forwards(
+        student=task.count * learns / epochs,
+        frozen=task.count * (asked + epochs - learns) / epochs,
     )
-    teacher = networks.load(place.model("teacher", seed))
-    wired = wiring(row.name, teacher, task.build(), task)
-    if wired.paraphrases:
-        return {"slope": None}
-    use = dataclasses.replace(wired.use, rises=None, falls=None, first=None, label_weight=0.0)
-    wired = dataclasses.replace(wired, use=use)
-    student, alone = task.build(), task.build()
-    keras.utils.set_random_seed(seed)
-    model = wired.distiller(teacher, student, 1, task.steps)
-    moved = _moved(task.plan(model, student, ids=bool(wired.needs_ids)))
-    return {"slope": moved / _moved(task.plan(alone, alone))}
-
-
-def _moved(plan):
-    """The norm of the gradient on the first batch: of what a step of SGD at rate 1 changes."""
-    before = [ops.convert_to_numpy(v) for v in plan.network.trainable_variables]
-    plan.model.compile(keras.optimizers.SGD(1.0), plan.compile["loss"], run_eagerly=True)
-    plan.model.fit(plan.data(0).take(1), shuffle=False, verbose=0)
-    after = [ops.convert_to_numpy(v) for v in plan.network.trainable_variables]
-    return math.sqrt(sum(float(np.square(a - b).sum()) for a, b in zip(after, before)))
+    task = dataclasses.replace(task, setting=setting.changed(epochs=epochs))
+    return task.plan(model, student, forwards=forwards, ids=bool(wired.needs_ids))
 
 
 def _rows(names):
     own = [
-        Row(name, _what(name), trained("distillation", distilled, after=slope, loss=name))
+        Row(
+            name,
+            _what(name),
+            trained(
+                "distillation",
+                distilled,
+                after=slope,
+                loss=name,
+                use=dataclasses.asdict(loss_terms.use_of(name)),
+            ),
+        )
         for name in names
     ]
     return (
@@ -134,12 +97,8 @@ def _rows(names):
 
 
 def _what(name):
-    use = loss_terms.USES.get(name, loss_terms.Use())
-    if loss_names.family(name) == "response" and name not in loss_terms.USES:
-        use = loss_terms.OF_RESPONSE
-    at = "" if use.temperature is None else f"temperature {use.temperature:g}, "
-    weights = f"weight {use.weight:g}, label loss {use.label_weight:g}"
-    return f"{loss_names.summary(name)[0]}; {at}{weights}."
+    how = str(loss_terms.use_of(name))
+    return f"{loss_names.summary(name)[0]}; {how}."
 
 
 def _of_family(*families):
@@ -175,9 +134,12 @@ OURS_ON_PREDICTIONS = (
 )
 OURS_ON_LAYERS = (
     "GradientAttention, KernelAlignment and RepresentationalSimilarity have a weight of 1, our "
-    "choice; that of CorrelationCongruence is a third party's. ActivationBoundary and "
-    "FlowOfSolution are a first stage of their own, a ninth of the epochs, and the labels alone "
-    "train the student after it, as published."
+    "choice; that of CorrelationCongruence is a third party's. Norm and reduction of "
+    "GradientAttention are our reading of its paper. BoundarySupport stands beside KD in its "
+    "paper. FlowOfSolution is compared by the mean over pairs of channels, as in RepDistiller: by "
+    "the paper's sum, hundreds of times as strong, the training diverged with each seed. "
+    "ActivationBoundary and FlowOfSolution are a first stage of their own, a ninth of the epochs, "
+    "and the labels alone train the student after it, as published."
 )
 
 
@@ -187,9 +149,10 @@ ON_STRENGTH = (
     "that of the label loss with weight 1, on the first batch."
 )
 ON_WEIGHTS = (
-    "The weights of losses on layers were chosen for larger networks and hundreds of epochs. A "
-    "gradient far above 1 leaves little room for the labels in so short a training; one far below "
-    "1 does nothing."
+    "Most weights were chosen for larger networks and hundreds of epochs, and no other was tried "
+    "here. Most rows with gradients many times the label loss's lie far below the student alone, "
+    "and the one of a five-hundredth does as it does; but GradientAttention and BoundarySupport "
+    "begin weak and end low too, so that is not all there is to it."
 )
 
 
@@ -206,7 +169,7 @@ PREDICTIONS = Experiment(
     claims=(
         Claim(
             "A student learns more from a teacher's soft targets than from labels alone.",
-            "Hinton et al., 2015, https://arxiv.org/abs/1503.02531",
+            recalled("Hinton et al., 2015, https://arxiv.org/abs/1503.02531"),
             larger(KD, "baseline"),
         ),
         _beats_kd(
@@ -258,7 +221,7 @@ LAYERS = Experiment(
         _beats_kd(
             "ReviewKD",
             "Reviewing earlier stages is better than KD.",
-            "Chen et al., 2021, https://arxiv.org/abs/2104.09044",
+            recalled("Chen et al., 2021, https://arxiv.org/abs/2104.09044"),
         ),
         Claim(
             "A student that mimics attention maps is better than one alone.",
@@ -378,6 +341,10 @@ SECOND = Experiment(
             _mean_gain,
         ),
     ),
-    notes=(NOTES[0], ON_STRENGTH, OURS_ON_PREDICTIONS, OURS_ON_LAYERS),
+    notes=(
+        NOTES[0],
+        ON_STRENGTH,
+        "Which weights are our own choice stands beside the results of the first pair.",
+    ),
     columns=STRENGTH,
 )

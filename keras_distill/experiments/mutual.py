@@ -15,12 +15,12 @@ from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import Scale
 from keras_distill.experiments.definitions import rows
+from keras_distill.experiments.definitions import taught_by
 from keras_distill.experiments.definitions import trained
 from keras_distill.experiments.pages import column
 from keras_distill.models.distiller import Distiller
 from keras_distill.models.ensemble import EnsembleTeacher
 from keras_distill.models.mutual import MutualLearner
-from keras_distill.recipes import networks
 from keras_distill.recipes import paper
 from keras_distill.recipes.schemes import Options
 from keras_distill.recipes.tasks import OTHER_SEEDS
@@ -115,10 +115,7 @@ def _with_large_peer(place, task):
     return task.plan(MutualLearner(pair), pair[0], forwards=forwards)
 
 
-def _from_large(place, task, **arguments):
-    """KD from the large network that the row "large" trained with this seed."""
-    teacher = networks.load(place.model("large", task.seed))
-    return paper.distillation(task, teacher, **arguments)
+_from_large = taught_by("large", paper.distillation)
 
 
 MUTUAL = Experiment(
@@ -179,8 +176,13 @@ MUTUAL = Experiment(
         Claim("The large peer gains too.", DML, larger("mutual_large", "large", PEER, ACCURACY)),
         Claim(
             "A peer that learns beside the student is worth more than the same network as a "
-            "teacher trained before.",
+            "teacher trained before, with the same loss.",
             recalled(DML),
+            larger("mutual_large", "static_mimicry"),
+        ),
+        Claim(
+            "Such a peer is worth more than that teacher by KD.",
+            HERE,
             larger("mutual_large", "distillation"),
         ),
         Claim(

@@ -224,7 +224,8 @@ TANGENT = Experiment(
         "The networks keep the statistics of their normalization at the first 256 training images "
         "with the initial weights: without them signals shrink from layer to layer.",
         "The learning rate was chosen on training images of another draw, two seeds, among 0.01 "
-        "to 1.",
+        "to 1, for single networks. For students it was not checked: those of one network are so "
+        "far below it that some may have been too fast for it.",
         AVERAGE,
     ),
     **PARTS,

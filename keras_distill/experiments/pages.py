@@ -199,15 +199,22 @@ def _legend(results):
     rows = [f"- {entry['id']}: {entry['what']}" for entry in results["comparison"] if entry["what"]]
     if not _has_accuracy(results):
         return rows
+    every = results["comparison"]
+    best = any("best_accuracy" in entry for entry in every)
+    images = any(_images(entry, ("student",)) != tables.MISSING for entry in every)
+    looks = ", and the best of the epochs looked at (chosen on the test images, so too high for all"
+    forwarded = (
+        " Images forwarded: by the student with a gradient, and by all networks, those trained "
+        "before among them."
+    )
     about = (
-        "Accuracy on the test images after the last epoch, and the best of the epochs looked at "
-        "(chosen on the test images, so too high for all rows): mean ± standard deviation over "
-        "the seeds. Gains in points over the first row of a table, seed by seed, ± standard "
-        "error; what the seeds could show is the smallest gain of the last epoch that they would "
-        "tell from none. All seeds train on the same images, so that deviations and errors are "
-        f"those of initial weights and order{_noise(results)}, not of the choice of images. Images "
-        "forwarded: by the student with a gradient, and by all networks, those trained before "
-        "among them. Seconds: of one result, with all trainings that it takes."
+        f"Accuracy on the test images after the last epoch{f'{looks} rows)' if best else ''}: mean "
+        "± standard deviation over the seeds. Gains in points over the first row of a table, seed "
+        "by seed, ± standard error; what the seeds could show is the smallest gain of the last "
+        "epoch that they would tell from none. All seeds train on the same images, so that "
+        "deviations and errors are those of initial weights and order"
+        f"{_noise(results)}, not of the choice of images.{forwarded if images else ''} Seconds: of "
+        "one result, with all trainings that it takes."
     )
     return [about, "", *rows] if rows else [about]
 

@@ -40,6 +40,21 @@ class Use:
     first: float | None = None
     arguments: dict = dataclasses.field(default_factory=dict)
 
+    def __str__(self):
+        at = "" if self.temperature is None else f"temperature {self.temperature:g}, "
+        return f"{at}weight {self.weight:g}{self.course}; label loss: weight {self.label_weight:g}"
+
+    @property
+    def course(self):
+        """How the weight changes in a training, in words; "" where it does not."""
+        if self.rises is not None:
+            return f", from 0 in the first {self.rises:.0%} of the steps"
+        if self.falls is not None:
+            return f", falling to 0 in the first {self.falls:.0%} of the steps"
+        if self.first is not None:
+            return f", alone in the first {self.first:.0%} of the epochs, then none"
+        return ""
+
 
 OF_RESPONSE = Use(0.9, 0.1)
 WARM_UP = 20 / 240  # epochs, in mdistiller
@@ -190,16 +205,15 @@ class Wiring:
                 parts.append(", fitted by trained connectors")
         if "temperature" in self.arguments:
             parts.append(f", temperature {self.arguments['temperature']:g}")
-        parts.append(f", weight {self.use.weight:g}")
-        if self.use.rises is not None:
-            parts.append(f", from 0 in the first {self.use.rises:.0%} of the steps")
-        if self.use.falls is not None:
-            parts.append(f", falling to 0 in the first {self.use.falls:.0%} of the steps")
+        parts.append(f", weight {self.use.weight:g}{self.use.course}")
         if self.paraphrases:
             parts.append(f", after {PARAPHRASER_EPOCHS} epochs of its paraphraser")
-        if self.use.first is not None:
-            parts.append(f", alone in the first {self.use.first:.0%} of the epochs, then none")
         return "".join(parts) + f"; label loss: weight {self.use.label_weight:g}"
+
+
+def use_of(name):
+    """The `Use` of a loss where the user says nothing else."""
+    return USES.get(name, OF_RESPONSE if getattr(losses, name).on_logits else Use())
 
 
 def wired(settings, teacher, student, images):
@@ -214,7 +228,7 @@ def wired(settings, teacher, student, images):
     name = settings.loss
     loss_names.check(name, settings.temperature)
     cls = getattr(losses, name)
-    use = USES.get(name, OF_RESPONSE if cls.on_logits else Use())
+    use = use_of(name)
     if settings.weight is not None:
         use = dataclasses.replace(use, weight=settings.weight, rises=None, falls=None)
     if settings.label_weight is not None:

@@ -295,9 +295,9 @@ def _cost(plan, before):
         "epochs": plan.epochs,
         "steps": plan.epochs * plan.steps,
         "images": {
-            "student": plan.epochs * forwards.student,
-            "peers": plan.epochs * forwards.peers,
-            "frozen": plan.epochs * forwards.frozen,
+            "student": round(plan.epochs * forwards.student),
+            "peers": round(plan.epochs * forwards.peers),
+            "frozen": round(plan.epochs * forwards.frozen),
             "before": sum(first.epochs * first.forwards.all for first in before),
         },
     }

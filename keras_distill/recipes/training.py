@@ -62,7 +62,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Forwards:
-    """Images that a training forwards in an epoch.
+    """Images that a training forwards in an epoch, or in the mean of its epochs.
 
     Attributes:
         student: By the network that is kept, with a gradient.
@@ -70,12 +70,12 @@ class Forwards:
         frozen: By any network, without one: a teacher, an average, a partner.
     """
 
-    student: int
-    peers: int = 0
-    frozen: int = 0
+    student: float
+    peers: float = 0
+    frozen: float = 0
 
     @property
-    def all(self) -> int:
+    def all(self) -> float:
         """The sum."""
         return self.student + self.peers + self.frozen
 

@@ -1,8 +1,7 @@
 """Rows of experiments: what they need of each other, what they draw, what they are called."""
 
 import dataclasses
-import functools
-import types
+import pathlib
 
 import keras
 import numpy as np
@@ -20,21 +19,19 @@ from keras_distill.experiments import mystery_results
 from keras_distill.experiments import pages
 from keras_distill.experiments import reproducing
 from keras_distill.experiments import self_distillation
+from keras_distill.experiments import strengths
 from keras_distill.experiments.definitions import Row
 from keras_distill.experiments.definitions import Scale
 from keras_distill.experiments.definitions import rows
+from keras_distill.losses import decoupled_kd
 from keras_distill.recipes import loss_terms
 from keras_distill.recipes import networks
-from keras_distill.recipes import paper
 from keras_distill.recipes import running
 from keras_distill.recipes import schemes
 from keras_distill.recipes.schemes import Options
-from keras_distill.recipes.settings import Setting
-from keras_distill.recipes.tasks import Task
 from tests.experiments.test_reproducing import TINY
 from tests.experiments.test_reproducing import record
 
-SETTING = Setting(epochs=1, batch_size=10, learning_rate=0.1, augment=False)
 SCALE = Scale("digits", TINY, 2, limit=60, test_limit=10)
 
 
@@ -150,29 +147,65 @@ def results_of(scale="tiny", seeds=2, **accuracies):
 
 
 def test_further_schemes_learn_from_the_teachers_that_their_words_name(tmp_path, monkeypatch):
-    """The assistant's student from the assistant; SimKD keeps the teacher's classifier."""
-    known = further.FURTHER.scales
-    for scale in known.values():
+    """Each row loads what the row that it needs trained; SimKD keeps the teacher's classifier."""
+    for scale in further.FURTHER.scales.values():
         assert further.ASSISTANTS[scale.options.filled().student]
-    asked, models = [], {"large": 3, "assistant": 4}
+    asked, plans = {}, {}
+    taught = {
+        "distillation": "large",
+        "assistant": "large",
+        "teacher_assistant": "assistant",
+        "function_matching": "large",
+        "ReusedClassifierDistiller": "large",
+    }
 
-    def load(path):
-        asked.append(path)
-        return backbones.small_cnn((8, 8, 1), 10, models[path], name="teacher")
+    def carry_out(run, recipe, split, options, seed, **others):
+        def load(path):
+            asked[recipe.name] = pathlib.Path(path).name
+            return backbones.small_cnn((8, 8, 1), 10, 3, name="teacher")
 
-    monkeypatch.setattr(further.networks, "load", load)
-    place = types.SimpleNamespace(model=lambda row, seed: row)
-    images = data.load("digits", limit=20).train
-    task = Task(functools.partial(networks.build, "small-2", (8, 8, 1), 10), images, SETTING)
-    plan = further._taught_by("assistant", paper.distillation)(place, task)
-    assert asked == ["assistant"]
-    assert plan.model.teacher.count_params() == load("assistant").count_params()
-    plan = further._taught_by("large", further._reused_classifier)(place, task)
+        if recipe.name in taught:
+            monkeypatch.setattr(definitions.networks, "load", load)
+            task = running.task_of(recipe, split.train, options, seed)
+            plans[recipe.name] = recipe.plan(task, options), task
+        forwards = {"student": 1, "peers": 0, "frozen": 0, "before": 0}
+        return record(seed, 0.5, seconds=1.0, images=forwards)
+
+    monkeypatch.setattr(definitions.running, "carry_out", carry_out)
+    place = definitions.Place(tmp_path, further.FURTHER.scale("tiny"), [0], say=lambda line: None)
+    further.FURTHER.measure(place)
+    assert asked == {name: f"{needed}_seed0.keras" for name, needed in taught.items()}
+    assert not any(task.setting.augment for _, task in plans.values())
+    assert plans["function_matching"][0].model.terms[0].loss.temperature == 1.0
+    plan, _ = plans["ReusedClassifierDistiller"]
     assert plan.network is plan.model.inference_model
     kept = plan.network.layers[-1].get_weights()[-2:]
     theirs = plan.model.teacher.get_layer("head").get_weights()
     for ours, teachers in zip(kept, theirs, strict=True):
         np.testing.assert_array_equal(ours, teachers)
+
+
+def test_images_of_stages_are_those_that_are_forwarded(tmp_path, monkeypatch):
+    """After a first stage of its own no teacher is asked; a paraphraser teaches no student."""
+    scale = Scale("digits", dataclasses.replace(TINY, epochs=9), 1, limit=60, test_limit=10)
+    place = definitions.Place(tmp_path, scale, [0], say=lambda line: None)
+    monkeypatch.setattr(
+        losses.networks, "load", lambda path: networks.build("small-3", (8, 8, 1), 10, seed=1)
+    )
+    task = running.task_of(
+        schemes.named("distillation"), place.load().train, scale.options.filled(), 0
+    )
+    for name, epochs, student, frozen in (
+        ("LogitMSE", 9, 9, 9),
+        ("FlowOfSolution", 9, 9, 1),
+        ("FactorTransfer", 15, 9, 21),
+    ):
+        use = dataclasses.asdict(loss_terms.use_of(name))
+        plan = losses.distilled(place, task, name, use)
+        cost = running._cost(plan, [])
+        assert cost["epochs"] == epochs
+        assert cost["images"]["student"] == student * len(task.images)
+        assert cost["images"]["frozen"] == frozen * len(task.images)
 
 
 def test_the_best_losses_are_those_of_the_seeds_that_both_have():
@@ -218,8 +251,10 @@ def test_the_second_pair_trusts_no_results_of_another_scale_or_choice(tmp_path, 
 
 
 def test_rows_of_predictions_run_at_the_temperature_of_their_weights():
-    assert losses._what("DIST").endswith("; temperature 4, weight 2, label loss 1.")
-    assert losses._what("JensenShannon").endswith("; temperature 4, weight 0.9, label loss 0.1.")
+    assert losses._what("DIST").endswith("; temperature 4, weight 2; label loss: weight 1.")
+    assert losses._what("JensenShannon").endswith(
+        "; temperature 4, weight 0.9; label loss: weight 0.1."
+    )
 
 
 @pytest.mark.tensorflow
@@ -235,7 +270,7 @@ def test_slopes_are_gradients_of_the_loss_over_those_of_the_labels(tmp_path):
     teacher.save(path)
 
     def slope(name):
-        return losses.slope(place, Row(name, "", None), 0)["slope"]
+        return strengths.slope(place, Row(name, "", None), 0)["slope"]
 
     options = scale.options.filled()
     task = running.task_of(schemes.named("distillation"), place.load().train, options, 0)
@@ -246,14 +281,19 @@ def test_slopes_are_gradients_of_the_loss_over_those_of_the_labels(tmp_path):
         said = student(images, training=True)
         label_loss = plan.compile["loss"](labels, said)
         squares = tf.square(said - teacher(images, training=False))
-        term = loss_terms.USES["LogitMSE"].weight * tf.reduce_mean(squares)
-    norms = [
+        terms = {
+            "LogitMSE": loss_terms.USES["LogitMSE"].weight * tf.reduce_mean(squares),
+            "DecoupledKD": tf.reduce_mean(
+                decoupled_kd(teacher(images, training=False), said, labels)
+            ),
+        }
+    labels_alone, *norms = [
         float(tf.linalg.global_norm(tape.gradient(value, student.trainable_variables)))
-        for value in (term, label_loss)
+        for value in (label_loss, *terms.values())
     ]
-    assert slope("LogitMSE") == pytest.approx(norms[0] / norms[1], rel=1e-3)
+    for name, norm in zip(terms, norms):  # DecoupledKD's weight rises: here it is the last one
+        assert slope(name) == pytest.approx(norm / labels_alone, rel=1e-3)
     assert slope("FactorTransfer") is None
-    assert 0 < slope("FlowOfSolution") < 100
 
 
 def test_claims_that_are_recalled_say_so():
@@ -263,8 +303,9 @@ def test_claims_that_are_recalled_say_so():
     recalled = {
         name: sum(said in claim.source for claim in made.claims) for name, made in known.items()
     }
-    expected = {"mutual": 2, "cohorts": 2, "memory": 2, "dlb_augmentation": 1}
+    expected = {"mutual": 2, "cohorts": 2, "memory": 2, "dlb_augmentation": 1, "compression": 1}
     expected |= {"self_distillation": 2, "mysteries_multi_view": 5, "further_schemes": 6}
+    expected |= {"losses_predictions": 1, "losses_layers": 1}
     assert {name: count for name, count in recalled.items() if count} == expected
     sources = {claim.source for claim in known["compression"].claims}
     assert sources == {compression.HINTON, mutual.HERE}
