@@ -28,10 +28,10 @@ GAIN_HEADS = ("| method | row | gain, points | seeds |", "| --- | --- | ---: | -
 SPEED_HEADS = ("| | logits | logits and three taps |", "| --- | ---: | ---: |")
 # Rows of the picture's experiment, and what its words call them.
 PICTURED = {
-    "teacher": "a network that is larger",
-    "baseline": "the small one alone",
-    "distillation": "the small one, distilled",
-    "int8_after": "the same in int8",
+    "teacher": "the teacher",
+    "baseline": "the student alone",
+    "distillation": "the student, distilled",
+    "int8_after": "the same file in int8",
 }
 # Rows of the table of times, and the figures of the benchmark that fill them.
 TIMES = {
@@ -89,9 +89,11 @@ def gains(folder=RESULTS):
         if path.exists():
             results = json.loads(path.read_text(encoding="utf-8"))
             data = results["dataset"]
+            training = results["comparison"][0]["records"][0]["settings"]["training"]
             parts.append(
                 f"**[{results['title']}](results/{name}.md)** ({data['name']}, {data['train']:,} "
-                f"training images; alone {alone(results)}; "
+                f"training images, {training['epochs']} epochs of SGD from "
+                f"{training['learning_rate']:g}; alone {alone(results)}; "
                 f"`{results['command']}`):"
             )
             parts.append("\n".join([*GAIN_HEADS, *lines(results, known)]))
@@ -143,7 +145,7 @@ def picture(folder=RESULTS):
             statistics.mean(record[key] for record in records) for key in ("bytes", "latency_ms")
         )
         accuracy = 100 * entries[name]["accuracy"]["mean"]
-        return f"{words} {accuracy:.1f} %, {size / 1000:.0f} kB, {latency:.2f} ms"
+        return f"{words} {accuracy:.1f} %, {size / 1000:.0f} kB, {1000 * latency:.0f} µs"
 
     shown = "; ".join(said(name, words) for name, words in PICTURED.items() if name in entries)
     return (

@@ -99,6 +99,10 @@ def against_costs(points, costs, words):
 
     figure, axes = style.grid(len(costs), 2, 1.35 * style.WIDTH, 3.0, 0.2 + 0.16 * len(points))
     colours = style.colours([point["name"] for point in points], roles={})
+    marks, taken = {}, []  # a colour that comes again has another shape
+    for name, colour in colours.items():
+        marks[name] = "os^v"[taken.count(colour) % 4]
+        taken.append(colour)
     for axis, (cost, about) in zip(axes, costs.items()):
         best = front([(point["costs"][cost], point["mean"]) for point in points])
         axis.step(*zip(*best), where="post", color=style.GREY, lw=0.8, linestyle="--")
@@ -107,7 +111,7 @@ def against_costs(points, costs, words):
                 point["costs"][cost],
                 point["mean"],
                 yerr=point["error"],
-                fmt="o",
+                fmt=marks[point["name"]],
                 ms=5,
                 capsize=2,
                 color=colours[point["name"]],
