@@ -15,6 +15,7 @@ from keras_distill import _version
 from keras_distill._files import written_beside
 from keras_distill._types import PathLike
 from keras_distill._types import Say
+from keras_distill.experiments import balanced
 from keras_distill.experiments import compression
 from keras_distill.experiments import definitions
 from keras_distill.experiments import further
@@ -41,6 +42,7 @@ def experiments():
         compression.COMPRESSION,
         losses.PREDICTIONS,
         losses.LAYERS,
+        balanced.BALANCED,
         further.FURTHER,
         self_distillation.NOISE,
         mutual.COHORTS,

@@ -43,7 +43,12 @@ def wiring(name, teacher, student, task):
 
 
 def slope(place, row, seed):
-    """How strong a row's loss is where training begins: `{"slope": ...}`.
+    """`{"slope": ...}` of a row that is named after its loss, see `slope_of`."""
+    return {"slope": slope_of(place, row.name, seed)}
+
+
+def slope_of(place, name, seed):
+    """How strong a loss is where training begins.
 
     The norm of the gradient of the weighted loss, at the weight of its schedule that is farthest
     from 0, over that of the label loss: on the first batch, by all of the student's weights. None
@@ -53,16 +58,16 @@ def slope(place, row, seed):
         schemes.named("distillation"), place.load().train, place.scale.options.filled(), seed
     )
     teacher = networks.load(place.model("teacher", seed))
-    wired = wiring(row.name, teacher, task.build(), task)
+    wired = wiring(name, teacher, task.build(), task)
     if wired.paraphrases:
-        return {"slope": None}
+        return None
     use = dataclasses.replace(wired.use, rises=None, falls=None, first=None, label_weight=0.0)
     wired = dataclasses.replace(wired, use=use)
     student, alone = task.build(), task.build()
     keras.utils.set_random_seed(seed)
     model = wired.distiller(teacher, student, 1, task.steps)
     moved = _moved(task.plan(model, student, ids=bool(wired.needs_ids)))
-    return {"slope": moved / _moved(task.plan(alone, alone))}
+    return moved / _moved(task.plan(alone, alone))
 
 
 def _moved(plan):

@@ -9,6 +9,7 @@ import pytest
 
 from keras_distill import backbones
 from keras_distill import data
+from keras_distill.experiments import balanced
 from keras_distill.experiments import claims
 from keras_distill.experiments import compression
 from keras_distill.experiments import definitions
@@ -294,6 +295,13 @@ def test_slopes_are_gradients_of_the_loss_over_those_of_the_labels(tmp_path):
     for name, norm in zip(terms, norms):  # DecoupledKD's weight rises: here it is the last one
         assert slope(name) == pytest.approx(norm / labels_alone, rel=1e-3)
     assert slope("FactorTransfer") is None
+    even = loss_terms.USES["LogitMSE"].weight * labels_alone / norms[0]
+    assert balanced.balanced_weight(place, "LogitMSE", 0) == pytest.approx(even, rel=1e-3)
+    assert set(balanced.BESIDE) == set(losses.OF_LAYERS) - {
+        "ActivationBoundary",
+        "FactorTransfer",
+        "FlowOfSolution",
+    }
 
 
 def test_claims_that_are_recalled_say_so():
