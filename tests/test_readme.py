@@ -217,10 +217,8 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
     made = figures.gains(tmp_path)
     row = "| [Mutual learning (DML)](docs/methods/mutual_learning.md) | `mutual` "
     assert row + "| +1.23 ± 0.41 | 5 |" in made
-    assert (
-        "digits, 1,000 training images, 60 epochs of SGD from 0.1; alone 78.12 %, 75.00 % (shifted);"
-        in made
-    )
+    assert "digits, 1,000 training images, 60 epochs of SGD from 0.1;" in made
+    assert "; alone 78.12 %, 75.00 % (shifted);" in made
     assert "without_a_page" not in made
     records = [{"bytes": 7000, "latency_ms": 0.005}, {"bytes": 9000, "latency_ms": 0.007}]
     results["comparison"] = [{**entry("int8_after", 0.01), "records": records}]

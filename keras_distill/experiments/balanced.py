@@ -50,7 +50,7 @@ BALANCED = Experiment(
     title="Losses on layers at weights that their first gradients give",
     question="Do losses on layers help a small student in a short training where none of them is "
     "stronger or weaker than the labels at first?",
-    scales=scales(3, 20, SMALL, FULL),
+    scales=scales(3, 12, SMALL, FULL),
     measure=rows(
         Row("baseline", "The student alone.", trained("baseline")),
         Row("teacher", "The teacher, trained once a seed.", trained("baseline", change=as_large)),
