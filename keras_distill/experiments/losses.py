@@ -137,7 +137,7 @@ OURS_ON_LAYERS = (
     "choice; that of CorrelationCongruence is a third party's. Norm and reduction of "
     "GradientAttention are our reading of its paper. BoundarySupport stands beside KD in its "
     "paper. FlowOfSolution is compared by the mean over pairs of channels, as in RepDistiller: by "
-    "the paper's sum, hundreds of times as strong, the training diverged with each seed. "
+    "the paper's sum, hundreds of times as strong, the training ended in NaN with each seed. "
     "ActivationBoundary and FlowOfSolution are a first stage of their own, a ninth of the epochs, "
     "and the labels alone train the student after it, as published."
 )
