@@ -81,8 +81,8 @@ BALANCED = Experiment(
         "is that of the label loss's on the first batch. It was set before these runs, after those "
         "with the papers' weights; no other was tried. Layers, schedules and teachers are the same "
         "as there.",
-        "The rule takes away what strong weights do to a student, and brings no gain. It is none "
-        "for losses that begin weak: it makes the weights of GradientAttention, BoundarySupport "
+        "The rule takes away most of what strong weights do to a student, and brings no gain that "
+        "these seeds could show. It is none for losses that begin weak: it makes the weights of GradientAttention, BoundarySupport "
         "and VariationalInformation up to hundreds of times the papers', and they break the "
         "training.",
         "ActivationBoundary and FlowOfSolution, a first stage of their own, and FactorTransfer, "
