@@ -82,9 +82,9 @@ BALANCED = Experiment(
         "with the papers' weights; no other was tried. Layers, schedules and teachers are the same "
         "as there.",
         "The rule takes away most of what strong weights do to a student, and brings no gain that "
-        "these seeds could show. It is none for losses that begin weak: it makes the weights of GradientAttention, BoundarySupport "
-        "and VariationalInformation up to hundreds of times the papers', and they break the "
-        "training.",
+        "these seeds could show. It is none for losses that begin weak: it makes the weights of "
+        "GradientAttention, BoundarySupport and VariationalInformation up to hundreds of times the "
+        "papers', and they break the training.",
         "ActivationBoundary and FlowOfSolution, a first stage of their own, and FactorTransfer, "
         "whose paraphraser is trained before, have no such weight.",
     ),
