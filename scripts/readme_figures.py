@@ -72,12 +72,14 @@ def lines(results, known):
 
 
 def alone(results):
-    """What each group's gains refer to: the accuracy of its first row."""
+    """What each group's gains refer to: the accuracy of its first row, ± standard deviation."""
     first = {}
     for entry in results["comparison"]:
-        first.setdefault(entry["group"], entry["accuracy"]["mean"])
+        first.setdefault(entry["group"], entry["accuracy"])
     return ", ".join(
-        f"{100 * mean:.2f} %{f' ({group})' if group else ''}" for group, mean in first.items()
+        f"{100 * found['mean']:.2f} ± {100 * found['deviation']:.2f} %"
+        f"{f' ({group})' if group else ''}"
+        for group, found in first.items()
     )
 
 
@@ -141,18 +143,20 @@ def picture(folder=RESULTS):
 
     def said(name, words):
         records = entries[name]["records"]
-        size, latency = (
-            statistics.mean(record[key] for record in records) for key in ("bytes", "latency_ms")
+        size = statistics.mean(record["bytes"] for record in records)
+        times = [1000 * record["latency_ms"] for record in records]
+        found = entries[name]["accuracy"]
+        return (
+            f"{words} {100 * found['mean']:.1f} ± {100 * found['deviation']:.1f} %, "
+            f"{size / 1000:.0f} kB, {statistics.mean(times):.1f} ± {statistics.stdev(times):.1f} µs"
         )
-        accuracy = 100 * entries[name]["accuracy"]["mean"]
-        return f"{words} {accuracy:.1f} %, {size / 1000:.0f} kB, {1000 * latency:.0f} µs"
 
     shown = "; ".join(said(name, words) for name, words in PICTURED.items() if name in entries)
     return (
         f"![{results['title']}](docs/figures/compression.png)\n\n"
         f"TF Lite files for {data['name']}, {data['train']:,} training images, means of "
-        f"{len(results['seeds'])} seeds: {shown} an image on one core "
-        f"([all rows, with deviations](results/compression.md), `{results['command']}`)."
+        f"{len(results['seeds'])} seeds ± standard deviation: {shown} an image on one core "
+        f"([all rows](results/compression.md), `{results['command']}`)."
     )
 
 

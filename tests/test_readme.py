@@ -192,7 +192,7 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
             "id": name,
             "name": name,
             "group": "",
-            "accuracy": {"mean": 0.8},
+            "accuracy": {"mean": 0.8, "deviation": 0.002},
             "gain": {"mean": gain, "error": 0.0041, "seeds": 5},
         }
 
@@ -205,10 +205,15 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
                 "id": "a",
                 "name": "baseline",
                 "group": "",
-                "accuracy": {"mean": 0.78125},
+                "accuracy": {"mean": 0.78125, "deviation": 0.0},
                 "records": [{"settings": {"training": {"epochs": 60, "learning_rate": 0.1}}}],
             },
-            {"id": "b", "name": "baseline", "group": "shifted", "accuracy": {"mean": 0.75}},
+            {
+                "id": "b",
+                "name": "baseline",
+                "group": "shifted",
+                "accuracy": {"mean": 0.75, "deviation": 0.01},
+            },
             entry("mutual", 0.0123),
             entry("without_a_page", 0.5),
         ],
@@ -218,14 +223,17 @@ def test_figures_of_the_readme_come_from_their_files(tmp_path, monkeypatch):
     row = "| [Mutual learning (DML)](docs/methods/mutual_learning.md) | `mutual` "
     assert row + "| +1.23 ± 0.41 | 5 |" in made
     assert "digits, 1,000 training images, 60 epochs of SGD from 0.1;" in made
-    assert "; alone 78.12 %, 75.00 % (shifted);" in made
+    assert "; alone 78.12 ± 0.00 %, 75.00 ± 1.00 % (shifted);" in made
     assert "without_a_page" not in made
     records = [{"bytes": 7000, "latency_ms": 0.005}, {"bytes": 9000, "latency_ms": 0.007}]
     results["comparison"] = [{**entry("int8_after", 0.01), "records": records}]
     (tmp_path / "compression.json").write_text(json.dumps({**results, "seeds": [0, 1]}))
     shown = figures.picture(tmp_path)
     assert "![Mutual learning](docs/figures/compression.png)" in shown
-    assert "means of 2 seeds: the same file in int8 80.0 %, 8 kB, 6 µs an image" in shown
+    assert (
+        "± standard deviation: the same file in int8 80.0 ± 0.2 %, 8 kB, 6.0 ± 1.4 µs an image"
+        in shown
+    )
     marks = "a <!-- gains: scripts/readme_figures.py -->\nold\n<!-- /gains --> b"
     new = figures.written(marks, "gains", made)
     assert made in new and "old" not in new and new.startswith("a ") and new.endswith(" b")
