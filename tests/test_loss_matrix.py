@@ -96,13 +96,18 @@ def distiller_of(name, pair):
     return wiring.distiller(teacher, student, epochs=1, steps=1), wiring.needs_ids
 
 
+def of_a_first_stage(name):
+    """Whether the loss trains the student before the labels do."""
+    return loss_terms.use_of(name).first is not None
+
+
 def wired(name, pair):
     layers = TOKENS.get(pair, (None, None)) if name in OF_STAGES else (None, None)
     settings = types.SimpleNamespace(
         loss=name,
         temperature=None,
         weight=1.0,
-        label_weight=0.0,
+        label_weight=1.0 if of_a_first_stage(name) else 0.0,
         teacher_layer=layers[0],
         student_layer=layers[1],
         ensemble=1,
@@ -135,8 +140,8 @@ def test_a_step_trains_the_student_and_the_helpers(name, pair):
     distiller, needs_ids = distiller_of(name, pair)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=head_of(student) == "linear")
     distiller.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
-    if distiller.stages is not None:
-        distiller.begin_stage(len(distiller.stages) - 1)
+    if distiller.stages is not None:  # the one that has the loss
+        distiller.begin_stage(0 if of_a_first_stage(name) else len(distiller.stages) - 1)
     images, labels = data()[1], data()[0].labels
     y = kd.data.Targets(labels=labels, ids=np.arange(SAMPLES)) if needs_ids else labels
     helpers = [v for v in distiller.updated_variables if not of(student, v)]
