@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 
 INTERRUPTED = 130
 
@@ -67,6 +68,31 @@ def _ended_by_interrupt():
     finally:
         signal.signal(signal.SIGINT, before)
         os.close(terminal)
+
+
+@contextlib.contextmanager
+def interrupts_noted():
+    """Gives a list that is not empty after Ctrl-C, which raises `KeyboardInterrupt` as ever.
+
+    Native code may take the exception for one of its own and go on to fail at something else:
+    TensorFlow's converter does. Outside of the main thread, and where a program has its own way
+    with Ctrl-C, nothing is noted.
+    """
+    noted = []
+
+    def note(number, frame):
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    own = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if own or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wrapped(text, stream, indent=0):

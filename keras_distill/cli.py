@@ -313,12 +313,15 @@ def main(arguments=None):
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
-    try:
-        status = app(arguments, prog_name="keras-distill", standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        status = cli_errors.INTERRUPTED
-    except Exception as error:
-        return cli_errors.told(error, debug)
+    with _terminal.interrupts_noted() as noted:
+        try:
+            status = app(arguments, prog_name="keras-distill", standalone_mode=False) or 0
+        except (KeyboardInterrupt, typer.Abort):
+            status = cli_errors.INTERRUPTED
+        except Exception as error:
+            if not noted:
+                return cli_errors.told(error, debug)
+            status = cli_errors.INTERRUPTED  # taken by native code, which failed of it
     if status == cli_errors.INTERRUPTED:  # typer itself turns Ctrl-C into it
         return cli_errors.interrupted(arguments)
     return status

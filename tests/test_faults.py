@@ -1,9 +1,11 @@
 """Kills, full disks, Ctrl-C, losses that are no numbers, too little memory: what each leaves."""
 
+import contextlib
 import errno
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -83,7 +85,8 @@ def test_stopped_commands_say_so_in_a_line_and_go_on(tmp_path):
         assert len(lines) == 1, (name, lines)
         if name in stopped:
             again = "begins anew" if name == "interrupted export" else "goes on from there"
-            assert status == 130 and lines[0].startswith("Interrupted. ") and again in lines[0]
+            assert status == 130, (name, lines)
+            assert lines[0].startswith("Interrupted. ") and again in lines[0]
         else:
             assert status == 2 and lines[0].startswith("keras-distill: Expected room ")
             assert "Received: File too large" in lines[0] and "make room" in lines[0]
@@ -114,6 +117,24 @@ def call(capsys, monkeypatch):
         return status, capsys.readouterr().err
 
     return run
+
+
+def test_an_interrupt_that_native_code_takes_is_told_as_one(call, monkeypatch):
+    """TensorFlow's converter: "'list' object has no attribute '_type_spec'", after Ctrl-C."""
+
+    def swallowed(*args):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("a list has no type")
+
+    monkeypatch.setattr(cli, "_compare", swallowed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status, errors = call("compare", "a.keras", "--dataset", "digits")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130 and errors.startswith("Interrupted. ") and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from keras_distill import _checks
 from keras_distill import losses
 from keras_distill import schedules
 from keras_distill.models.distiller import Distiller
@@ -234,9 +233,6 @@ def wired(settings, teacher, student, images):
         use = dataclasses.replace(use, weight=settings.weight, rises=None, falls=None)
     if settings.label_weight is not None:
         use = dataclasses.replace(use, label_weight=settings.label_weight)
-    if use.first is not None and use.label_weight == 0:
-        expected = f"a label weight above 0 for {name}, after which the labels alone train"
-        raise ValueError(_checks.message(expected, "label_weight", use.label_weight))
     arguments = {**use.arguments, **loss_names.supplied(name, images, settings.seed)}
     said = settings.temperature
     temperature = use.temperature if said is None else said

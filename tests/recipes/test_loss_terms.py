@@ -247,8 +247,8 @@ def test_the_paraphraser_has_a_stage_of_its_own():
 @pytest.mark.parametrize("name", ["ActivationBoundary", "FlowOfSolution"])
 def test_what_is_an_initialisation_has_a_first_stage(name):
     """As published: the loss alone, then the labels alone, in as many epochs as other losses."""
-    with pytest.raises(ValueError, match="a label weight above 0"):
-        wired(name, label_weight=0.0)
+    with pytest.raises(ValueError, match="terms or a label loss in the stage 'transfer'"):
+        wired(name, label_weight=0.0).distiller(network("small-3"), network("small-2"), 9, 3)
     wiring = wired(name, label_weight=0.5)
     assert [wiring.epochs(count) for count in (1, 2, 40, 270)] == [
         (1, 1),
