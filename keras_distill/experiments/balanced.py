@@ -7,6 +7,7 @@ from keras_distill.experiments.claims import alike
 from keras_distill.experiments.claims import larger
 from keras_distill.experiments.definitions import Experiment
 from keras_distill.experiments.definitions import Row
+from keras_distill.experiments.definitions import file_name
 from keras_distill.experiments.definitions import rows
 from keras_distill.experiments.definitions import trained
 from keras_distill.experiments.losses import FULL
@@ -34,8 +35,12 @@ WEAKER = tuple(
 
 
 def balanced_weight(place, loss, seed):
-    """The weight at which a loss's first gradient is as large as the label loss's."""
-    return loss_terms.use_of(loss).weight / slope_of(place, loss, seed)
+    """The weight at which a loss's first gradient is as large as the label loss's, found once."""
+
+    def found():
+        return {"weight": loss_terms.use_of(loss).weight / slope_of(place, loss, seed)}
+
+    return place.stored(f"{file_name(loss, seed)}_weight", found)["weight"]
 
 
 def _distilled(place, task, loss, use):
